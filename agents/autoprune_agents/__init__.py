@@ -1,0 +1,1 @@
+"""Reinforcement-learning agents that steer a search through the Searcher protocol."""

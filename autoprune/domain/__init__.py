@@ -1,0 +1,1 @@
+"""Facts and rules of a pruning search: no framework, no input or output."""

@@ -1,0 +1,30 @@
+"""The errors a user can cause. Each message states the rule, the value and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutopruneError(ValueError):
+    """A fault in what the user asked for; the command ends with exit code 2."""
+
+
+class FaultsError(AutopruneError):
+    """Several faults found together, one line each, so that all can be mended at once."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        return (type(self), (list(self.faults),))
+
+
+def unknown(what: str, name: object, choices: Iterable[str]) -> AutopruneError:
+    """The error for a `name` that is none of `choices`: lists them, the near miss first.
+
+    `what` says what the name stands for (``sampler``).
+    """
+    known = sorted(choices)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
+    return AutopruneError(f"{what} {name!r} is not known; {hint}choose from {known}")

@@ -1,0 +1,337 @@
+"""The search space: dependency groups, how far each may shrink, and what a trial picks.
+
+Axis legend: d = dimensions of the encoded space (one an axis, then one a choice).
+"""
+
+import fnmatch
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.domain.errors import AutopruneError
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One dependency group of a network: everything that must be pruned together.
+
+    `name` is the layer whose output the group is, `kind` says what a unit is
+    (``channels``, ``neurons``), `size` counts the units of the unpruned network, `step` is the
+    number of units that widths are multiples of (hardware alignment, grouped convolutions),
+    and `layers` names every layer that changes with it.
+    """
+
+    name: str
+    kind: str
+    size: int
+    step: int = 1
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise AutopruneError(f"group {self.name!r} has {self.size} units; it needs at least 1")
+        if self.step < 1:
+            raise AutopruneError(f"group {self.name!r} has step {self.step}; choose 1 or more")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A group together with the widths it may take: multiples of its step in [low, high]."""
+
+    group: Group
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        name, size = self.group.name, self.group.size
+        if not 1 <= self.low <= self.high <= size:
+            raise AutopruneError(
+                f"group {name!r}: bounds {self.low}..{self.high} of {size} units; "
+                f"choose 1 <= low <= high <= {size}"
+            )
+        if not self.widths:
+            raise AutopruneError(
+                f"group {name!r}: no multiple of its step {self.group.step} lies in "
+                f"{self.low}..{self.high} of {size} units; widen the bounds or lower the step"
+            )
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """The legal widths in ascending order; the unpruned size is legal whatever the step."""
+        step = self.group.step
+        first = math.ceil(self.low / step) * step
+        multiples = list(range(first, self.high + 1, step))
+        if self.high == self.group.size and self.high not in multiples:
+            multiples.append(self.high)
+        return tuple(multiples)
+
+    def nearest(self, width: float | Fraction) -> int:
+        """The legal width nearest to `width`; of two equally near the wider one."""
+        return min(self.widths, key=lambda w: (abs(w - width), -w))
+
+    def ratios(self, width: int) -> tuple[Fraction, float | Fraction]:
+        """The kept ratios, from the first and below the second, whose nearest is `width`."""
+        at, twice = self.widths.index(width), 2 * self.group.size
+        low = Fraction(self.widths[at - 1] + width, twice) if at > 0 else Fraction(0)
+        last = at + 1 == len(self.widths)
+        return low, math.inf if last else Fraction(width + self.widths[at + 1], twice)
+
+
+@dataclass(frozen=True)
+class PruningSpec:
+    """What one trial cuts and how it heals.
+
+    `kept` pairs every group's name with the number of units it keeps, sorted by name;
+    `criterion` names the importance score that picks the units and `recovery` the recipe that
+    heals the network afterwards.
+    """
+
+    kept: tuple[tuple[str, int], ...]
+    criterion: str = "l1"
+    recovery: str = "finetune"
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.kept]
+        if names != sorted(set(names)):
+            raise AutopruneError(
+                f"a spec names each group once, in sorted order, got {names}; use PruningSpec.of"
+            )
+
+    @classmethod
+    def of(
+        cls, widths: Mapping[str, int], *, criterion: str = "l1", recovery: str = "finetune"
+    ) -> Self:
+        """Build a spec from kept units by group name, in any order."""
+        return cls(tuple(sorted(widths.items())), criterion=criterion, recovery=recovery)
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Kept units by group name."""
+        return dict(self.kept)
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hex digits that equal specs share on every machine and in every version."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` is the inverse."""
+        return {"kept": self.widths, "criterion": self.criterion, "recovery": self.recovery}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a spec from `to_json`."""
+        kept = {str(name): int(width) for name, width in data["kept"].items()}
+        return cls.of(kept, criterion=str(data["criterion"]), recovery=str(data["recovery"]))
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The groups that may shrink and how far, with the criteria and recoveries to choose from.
+
+    The encoding has one dimension an axis, in order, and one more for the criteria and for the
+    recoveries where there is a choice. Each is in [0, 1]; an axis counts its legal widths, not
+    its units, so that equal steps are equally many choices apart.
+    """
+
+    axes: tuple[Axis, ...]
+    criteria: tuple[str, ...] = ("l1",)
+    recoveries: tuple[str, ...] = ("finetune",)
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise AutopruneError("the search space has no group; nothing could be pruned")
+        names = [axis.group.name for axis in self.axes]
+        if len(set(names)) < len(names):
+            raise AutopruneError(f"group names must be unique, got {sorted(names)}")
+        if not self.criteria or not self.recoveries:
+            raise AutopruneError("name at least one criterion and one recovery")
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, in the order of the axes."""
+        return tuple(axis.group for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """How many different specs there are."""
+        counts = [len(axis.widths) for axis in self.axes]
+        return math.prod([*counts, len(self.criteria), len(self.recoveries)])
+
+    @cached_property
+    def options(self) -> tuple[tuple[Any, ...], ...]:
+        """The legal values of every encoded dimension, in order: d tuples."""
+        choices = [c for c in (self.criteria, self.recoveries) if len(c) > 1]
+        return (*(axis.widths for axis in self.axes), *choices)
+
+    def encode(self, spec: PruningSpec) -> NDArray[np.float64]:
+        """The spec as a point of [0, 1]^d. Raises AutopruneError where it is not of this space."""
+        self.check(spec)
+        values: list[Any] = [spec.widths[axis.group.name] for axis in self.axes]
+        values += [spec.criterion] if len(self.criteria) > 1 else []
+        values += [spec.recovery] if len(self.recoveries) > 1 else []
+        return np.array(
+            [
+                options.index(value) / (len(options) - 1) if len(options) > 1 else 0.0
+                for options, value in zip(self.options, values, strict=True)
+            ]
+        )
+
+    def decode(self, x: Sequence[float] | NDArray[np.float64]) -> PruningSpec:
+        """The spec nearest to a point of R^d; coordinates outside [0, 1] are clipped."""
+        if len(x) != len(self.options):
+            raise AutopruneError(
+                f"a point of this space has {len(self.options)} numbers, got {len(x)}"
+            )
+        if np.isnan(x).any():
+            raise AutopruneError(f"a point of this space is made of numbers, got NaN in {list(x)}")
+        indices = [
+            round(float(np.clip(value, 0.0, 1.0)) * (len(options) - 1))
+            for value, options in zip(x, self.options, strict=True)
+        ]
+        return self.at(indices)
+
+    def at(self, indices: Sequence[int]) -> PruningSpec:
+        """The spec at one index into each of `options`: d integers."""
+        values = [options[i] for options, i in zip(self.options, indices, strict=True)]
+        widths = {axis.group.name: int(values[i]) for i, axis in enumerate(self.axes)}
+        rest = values[len(self.axes) :]
+        criterion = rest.pop(0) if len(self.criteria) > 1 else self.criteria[0]
+        recovery = rest.pop(0) if len(self.recoveries) > 1 else self.recoveries[0]
+        return PruningSpec.of(widths, criterion=criterion, recovery=recovery)
+
+    def indices(self, spec: PruningSpec) -> tuple[int, ...]:
+        """The inverse of `at`."""
+        scale = [max(len(options) - 1, 1) for options in self.options]
+        return tuple(round(x * n) for x, n in zip(self.encode(spec), scale, strict=True))
+
+    def sample(self, rng: np.random.Generator) -> PruningSpec:
+        """A spec drawn uniformly over the legal values of every dimension."""
+        return self.at([int(rng.integers(len(options))) for options in self.options])
+
+    def uniform(self, ratio: float) -> PruningSpec:
+        """The spec in which every group keeps as near to `ratio` of its units as it legally can."""
+        if not 0.0 <= ratio <= 1.0:
+            raise AutopruneError(f"a kept ratio lies in [0, 1], got {ratio}")
+        # in floats, groups whose widths change at one ratio would not all change at once
+        exact = Fraction(ratio).limit_denominator(10**9)
+        widths = {a.group.name: a.nearest(exact * a.group.size) for a in self.axes}
+        return PruningSpec.of(widths, criterion=self.criteria[0], recovery=self.recoveries[0])
+
+    def is_uniform(self, spec: PruningSpec) -> bool:
+        """Whether one ratio for every group gives the widths of `spec`, a spec of this space."""
+        ratios = [axis.ratios(spec.widths[axis.group.name]) for axis in self.axes]
+        return max(low for low, _ in ratios) < min(high for _, high in ratios)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` is the inverse."""
+        return {
+            "axes": [
+                {"group": asdict(axis.group), "low": axis.low, "high": axis.high}
+                for axis in self.axes
+            ],
+            "criteria": list(self.criteria),
+            "recoveries": list(self.recoveries),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a space from `to_json`."""
+        axes = []
+        for axis in data["axes"]:
+            facts = axis["group"]
+            group = Group(**{**facts, "layers": tuple(facts["layers"])})
+            axes.append(Axis(group, int(axis["low"]), int(axis["high"])))
+        return cls(tuple(axes), tuple(data["criteria"]), tuple(data["recoveries"]))
+
+    def check(self, spec: PruningSpec) -> None:
+        """Raise AutopruneError unless `spec` belongs to this space."""
+        names = {axis.group.name for axis in self.axes}
+        if set(spec.widths) != names:
+            wrong = sorted(set(spec.widths) ^ names)
+            raise AutopruneError(f"the spec and the space differ in groups {wrong}")
+        for axis in self.axes:
+            kept = spec.widths[axis.group.name]
+            if kept not in axis.widths:
+                raise AutopruneError(
+                    f"group {axis.group.name!r} keeps {kept} of {axis.group.size} units; choose "
+                    f"between {axis.widths[0]} and {axis.widths[-1]} in steps of {axis.group.step}"
+                )
+        if spec.criterion not in self.criteria:
+            raise AutopruneError(f"criterion {spec.criterion!r} is not one of {self.criteria}")
+        if spec.recovery not in self.recoveries:
+            raise AutopruneError(f"recovery {spec.recovery!r} is not one of {self.recoveries}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far the groups matching `pattern` (shell wildcards) may shrink, as kept ratios."""
+
+    pattern: str = "*"
+    min_kept: float = 0.1
+    max_kept: float = 1.0
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.min_kept <= self.max_kept <= 1.0:
+            raise AutopruneError(
+                f"bounds of {self.pattern!r}: min_kept {self.min_kept} and max_kept "
+                f"{self.max_kept}; choose 0 < min_kept <= max_kept <= 1"
+            )
+        if self.step is not None and self.step < 1:
+            raise AutopruneError(f"bounds of {self.pattern!r}: step {self.step}; choose 1 or more")
+
+
+def build_space(
+    groups: Iterable[Group],
+    default: Bounds,
+    *,
+    overrides: Sequence[Bounds] = (),
+    exclude: Sequence[str] = (),
+    criteria: Sequence[str] = ("l1",),
+    recoveries: Sequence[str] = ("finetune",),
+) -> SearchSpace:
+    """The space over `groups`, less those whose name matches a pattern of `exclude`.
+
+    A group takes the last bounds of `overrides` whose pattern matches its name, otherwise
+    `default`. A step in the bounds is combined with the group's own (least common multiple).
+    Raises AutopruneError for a pattern that matches no group, and for bounds between which a
+    group has no legal width.
+    """
+    groups = tuple(groups)
+    names = [group.name for group in groups]
+    for pattern in [*exclude, *(bounds.pattern for bounds in overrides)]:
+        if not fnmatch.filter(names, pattern):
+            raise AutopruneError(f"pattern {pattern!r} matches no group; the groups are {names}")
+    axes = []
+    for group in groups:
+        if any(fnmatch.fnmatchcase(group.name, pattern) for pattern in exclude):
+            continue
+        matching = [b for b in overrides if fnmatch.fnmatchcase(group.name, b.pattern)]
+        axes.append(_axis(group, matching[-1] if matching else default, default.step))
+    if not axes:
+        raise AutopruneError(f"space.exclude {list(exclude)} leaves no group of {names} to prune")
+    return SearchSpace(tuple(axes), criteria=tuple(criteria), recoveries=tuple(recoveries))
+
+
+def _axis(group: Group, bounds: Bounds, default_step: int | None) -> Axis:
+    step = math.lcm(group.step, bounds.step or default_step or 1)
+    stepped = Group(group.name, group.kind, group.size, step, group.layers)
+    high = math.floor(bounds.max_kept * group.size + 1e-9)
+    low = max(1, math.ceil(bounds.min_kept * group.size - 1e-9))
+    if low > high:
+        raise AutopruneError(
+            f"group {group.name!r}: no whole number of its {group.size} units lies between "
+            f"min_kept {bounds.min_kept} and max_kept {bounds.max_kept}; widen the bounds for it "
+            "or name it in space.exclude"
+        )
+    return Axis(stepped, low=low, high=high)
