@@ -1,0 +1,82 @@
+"""The task protocol: what it means to train and to judge.
+
+Whatever a batch is stays between a task's own methods: nobody else looks inside. Inputs are
+what the network's forward takes: a tensor, a tuple of positional tensors, or a dict of keyword
+tensors, always with the batch as first axis.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from autoprune.domain.objective import Metric
+
+Split = Literal["train", "val", "test"]
+Inputs = torch.Tensor | tuple[torch.Tensor, ...] | dict[str, torch.Tensor]
+
+
+class Task(Protocol):
+    """Batches of a split, a loss, metrics with their direction, and an example input.
+
+    The search sees train and val only; test is for promotion.
+    """
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics that `evaluate` returns; the first is the main one."""
+        ...
+
+    def batches(self, split: Split, *, seed: int | None = None) -> Iterable[Any]:
+        """One pass over a split, on the CPU; `seed` shuffles (and augments), None keeps order."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        """The scalar training loss of one batch, on the device of the model's parameters."""
+        ...
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float]:
+        """Every metric over `batches` for a model in evaluation mode, without gradients.
+
+        A metric's 95% interval may stand beside it as ``<name>_low`` and ``<name>_high``.
+        """
+        ...
+
+    def example(self) -> Inputs:
+        """An input that the network accepts, of batch size 1, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class CustomFit(Protocol):
+    """A task with a training loop of its own."""
+
+    def fit(self, model: nn.Module, *, epochs: int, seed: int) -> Iterator[float]:
+        """Train `model` in place; yield the mean training loss after every epoch."""
+        ...
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Any:
+    """Call a network with inputs of any of the three shapes."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)
+
+
+def move(inputs: Any, device: torch.device | str) -> Any:
+    """Every tensor in nested tuples, lists and dicts, on `device`."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.to(device, non_blocking=True)
+    if isinstance(inputs, dict):
+        return {key: move(value, device) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(move(value, device) for value in inputs)
+    return inputs
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; the CPU for a model without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
