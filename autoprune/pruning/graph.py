@@ -1,0 +1,271 @@
+"""The dependency groups of a network, from Torch-Pruning's graph, each proved before it is used.
+
+Nothing here keeps the network or the graph alive: a `Dependencies` holds names and indices.
+"""
+
+import copy
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from autoprune.domain.space import Group
+from autoprune.domain.trial import Cause, TrialError
+from autoprune.pruning.checks import Refused, Relation, sort_relations
+from autoprune.pruning.coupling import Coupling, Member
+from autoprune.pruning.cuts import LAYERS, width
+from autoprune.pruning.isolation import own_rng
+from autoprune.pruning.limit import TimeLimitError, run_limited
+from autoprune.pruning.verify import Verifier, tensors_of
+from autoprune.tasks.protocol import Inputs, device_of, forward, move
+
+ROOTS = (_ConvNd, nn.Linear)
+
+# Torch-Pruning 1.6.1 keeps the pruning dimension in pruners shared by the whole process.
+_TORCH_PRUNING = threading.Lock()
+
+
+class GraphError(TrialError):
+    """The network's dependencies cannot be found; nothing of it can be pruned."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Cause.GRAPH, reason)
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (str(self),)
+
+
+@dataclass(frozen=True, eq=False)
+class Dependencies:
+    """What can be pruned of a network, in the order of its forward pass, and what cannot."""
+
+    couplings: tuple[Coupling, ...]
+    refused: tuple[Refused, ...] = ()
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of a search space."""
+        return tuple(coupling.group for coupling in self.couplings)
+
+
+def trace(model: nn.Module, example: Inputs, *, time_limit_s: float = 60.0) -> Dependencies:
+    """Find the dependency groups of `model`, which is left as it is (a copy is traced).
+
+    `example` is an input of batch size 1 that the network accepts. A group is named after the
+    first of its layers in the forward pass; frozen parameters take part like any others. Every
+    group returned was proved: with half of its units gone, on random weights, the network
+    computes what it computes when nothing reads them. The same network gives the same groups.
+
+    Raises GraphError where the network fails on the example, has no group, or takes longer than
+    `time_limit_s` seconds (`run_limited` says how it is stopped).
+    """
+    try:
+        return run_limited(lambda: _trace(model, example), seconds=time_limit_s)
+    except TimeLimitError:
+        raise GraphError(
+            f"the dependency graph of {type(model).__name__} was not built within "
+            f"{time_limit_s:g} s; raise the time limit or prune a smaller part of the network"
+        ) from None
+
+
+def _trace(model: nn.Module, example: Inputs) -> Dependencies:
+    lazy = [n for n, m in model.named_modules() if isinstance(m, LazyModuleMixin)]
+    if lazy:
+        raise GraphError(f"layers {lazy} have no shape yet; run the network once before pruning")
+    try:
+        work = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise GraphError(f"the network cannot be copied: {_first_line(error)}") from error
+    for parameter in work.parameters():
+        # Torch-Pruning 1.6.1 sees nothing of what is frozen, without a word.
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    inputs = move(example, device_of(work))
+    with own_rng(0, device_of(work)):
+        order = _forward_order(work, inputs)
+        with _TORCH_PRUNING, torch.enable_grad():
+            relations = list(_relations(work, inputs, order))
+    modules = dict(work.named_modules())
+    couplings, refused = sort_relations(relations, modules)
+    couplings, unproved = _prove(couplings, work, inputs)
+    refused += unproved
+    if not couplings:
+        unseen = "it cannot be traced: autograd reaches no layer from its output"
+        nothing = unseen if any(True for _ in work.parameters()) else "it has no layer to prune"
+        listed = "; ".join(f"{r.name}: {r.reason}" for r in refused) or nothing
+        raise GraphError(
+            f"{type(model).__name__} has no prunable group ({listed}); give a network with "
+            "convolutions or linear layers before the one that makes its output"
+        )
+    position = {name: i for i, name in enumerate(order)}
+    return Dependencies(
+        tuple(sorted(couplings, key=lambda c: position[c.group.name])),
+        tuple(sorted(refused, key=lambda r: position[r.name])),
+    )
+
+
+def _forward_order(model: nn.Module, inputs: Inputs) -> list[str]:
+    """The names of the modules in the order in which the forward pass first calls them."""
+    order: dict[str, None] = {}
+    running: list[str] = []
+    hooks = []
+    for name, module in model.named_modules():
+
+        def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+            order.setdefault(name)
+            running.append(name)
+
+        def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            running.pop()
+
+        hooks += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave),
+        ]
+    try:
+        with torch.no_grad():
+            forward(model, inputs)
+    except Exception as error:
+        where = f"in layer {running[-1]!r}" if running and running[-1] else "in its forward"
+        raise GraphError(
+            f"{type(model).__name__} fails on the example input of shape {_shapes(inputs)} "
+            f"{where}: {type(error).__name__}: {_first_line(error)}; "
+            "give an example input that the network accepts"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(order)
+
+
+def _relations(model: nn.Module, inputs: Inputs, order: Sequence[str]) -> Iterator[Relation]:
+    """One relation for every root whose outputs no earlier one covers, in forward order."""
+    modules = dict(model.named_modules())
+    with _graph(model, inputs) as graph:
+        covered: dict[str, set[int]] = defaultdict(set)
+        for name in order:
+            root = modules[name]
+            if not isinstance(root, ROOTS) or root not in graph.module2node:
+                continue
+            free = [i for i in range(width(root, "out")) if i not in covered[name]]
+            if not free:
+                continue
+            relation = _relation(graph, root, name, free)
+            for member in relation.members:
+                if member.side == "out":
+                    covered[member.layer].update(member.index.tolist())
+            yield relation
+
+
+class _Graph(tp.DependencyGraph):  # type: ignore[misc]
+    """Torch-Pruning 1.6.1 with one gap filled.
+
+    It asks what a concatenation feeds for its channels and looks through a flatten as if it kept
+    them, so a concatenation before a flatten and a linear layer gets no index mapping.
+    """
+
+    def get_in_channels(self, module_or_node: Any) -> Any:
+        """The channels that a layer or an operation takes, None where that is open."""
+        if getattr(module_or_node, "type", None) is tp.ops.OPTYPE.RESHAPE:
+            sizes: list[int] = list(getattr(module_or_node.grad_fn, "_saved_self_sym_sizes", []))
+            return sizes[1] if len(sizes) >= 4 else None
+        return super().get_in_channels(module_or_node)
+
+
+@contextmanager
+def _graph(model: nn.Module, inputs: Inputs) -> Iterator[Any]:
+    graph = _Graph()
+    try:
+        # Without a forward function Torch-Pruning 1.6.1 first tries model(*tensor), and a
+        # convolution takes the example without its batch axis.
+        graph.build_dependency(
+            model,
+            inputs,
+            forward_fn=forward,
+            output_transform=lambda out: [t for t in tensors_of(out) if t.grad_fn is not None],
+            verbose=False,
+        )
+    except Exception as error:
+        raise GraphError(
+            f"the dependency graph of {type(model).__name__} cannot be built: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    try:
+        yield graph
+    finally:
+        # The graph is full of cycles; cut, it frees the copy of the network at once.
+        for node in graph.module2node.values():
+            node.inputs, node.outputs, node.dependencies, node.grad_fn = [], [], [], None
+        graph.module2node.clear()
+
+
+def _relation(graph: Any, root: nn.Module, name: str, free: list[int]) -> Relation:
+    pruner = graph.get_pruner_of_module(root)
+    group = graph.get_pruning_group(root, pruner.prune_out_channels, free)
+    unit_of = {index: unit for unit, index in enumerate(free)}
+    relation = Relation(name, len(free))
+    names = graph._module2name
+    for i in range(len(group)):
+        dependency, indices = group[i]
+        target = dependency.target.module
+        units = np.array([unit_of[r] for r in group[i].root_idxs], dtype=np.int64)
+        index = np.array(indices, dtype=np.int64)
+        if isinstance(target, nn.Parameter):
+            axis = int(dependency.target.pruning_dim) % target.dim()
+            relation.members.append(
+                Member(graph._param_to_name[target], "param", index, units, axis=axis)
+            )
+        elif isinstance(target, LAYERS):
+            if isinstance(target, nn.PReLU) and target.num_parameters == 1:
+                continue
+            is_out = graph.is_out_channel_pruning_fn(dependency.handler)
+            relation.members.append(Member(names[target], "out" if is_out else "in", index, units))
+        elif target in names:
+            if tp.ops.module2type(target) is not tp.ops.OPTYPE.ELEMENTWISE:
+                relation.strange.append(f"{type(target).__name__} {names[target]!r}")
+        elif dependency.target.type is tp.ops.OPTYPE.OUTPUT:
+            relation.is_output = True
+    return relation
+
+
+def _prove(
+    couplings: list[Coupling], model: nn.Module, inputs: Inputs
+) -> tuple[list[Coupling], list[Refused]]:
+    """Couplings that may be cut together, all at once first and one by one where that fails."""
+    if not couplings:
+        return [], []
+    try:
+        verifier = Verifier(model, inputs)
+    except ValueError as error:
+        raise GraphError(f"{type(model).__name__} cannot be pruned: {error}") from None
+    if verifier.fault(couplings) is None:
+        return couplings, []
+    faults = {c.group.name: verifier.fault([c]) for c in couplings}
+    proved = [c for c in couplings if faults[c.group.name] is None]
+    refused = [Refused(name, fault) for name, fault in faults.items() if fault is not None]
+    together = verifier.fault(proved) if proved else None
+    if together is not None:
+        refused += [Refused(c.group.name, f"together with others: {together}") for c in proved]
+        proved = []
+    return proved, refused
+
+
+def _shapes(inputs: Inputs) -> str:
+    if isinstance(inputs, dict):
+        return str({name: tuple(x.shape) for name, x in inputs.items()})
+    if isinstance(inputs, tuple):
+        return str([tuple(x.shape) for x in inputs])
+    return str(tuple(inputs.shape))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:300]

@@ -1,0 +1,152 @@
+"""Pruning a network by a spec: choose on the unpruned network, cut a copy, check the result."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.space import Group, PruningSpec
+from autoprune.domain.trial import Cause, TrialError
+from autoprune.pruning.coupling import Coupling, cuts_for
+from autoprune.pruning.cuts import Indices, Side, apply_cuts, width
+from autoprune.pruning.graph import Dependencies, GraphError, trace
+from autoprune.pruning.importance import Criterion, Scoring, criterion_of, score
+from autoprune.pruning.isolation import mode, own_rng
+from autoprune.pruning.recipe import Recipe
+from autoprune.pruning.verify import tensors_of
+from autoprune.tasks.protocol import Inputs, device_of, forward, move
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network and the recipe that leads from the unpruned one to it.
+
+    The recipe does not know how the unpruned network is built: give it that with
+    ``dataclasses.replace(recipe, model=config)``.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+
+
+def prune(
+    model: nn.Module,
+    example: Inputs,
+    spec: PruningSpec,
+    *,
+    criterion: Criterion | None = None,
+    scoring: Scoring | None = None,
+    dependencies: Dependencies | None = None,
+) -> Pruned:
+    """Cut a copy of `model` to the widths of `spec`; groups that it leaves out stay whole.
+
+    `criterion` is the spec's own by default, `dependencies` are traced when they are not given.
+    Every score is taken on the unpruned network, so the order of the groups does not matter;
+    of equal scores the lower index is cut first. Before it returns, the widths of every layer,
+    a forward pass, its output's shape and its finiteness have been checked.
+
+    Raises AutopruneError for a spec that does not fit the network, TrialError with
+    ``Cause.EMPTY_GROUP`` for a group that would lose every unit, and GraphError where the check
+    fails.
+    """
+    dependencies = dependencies or trace(model, example)
+    widths = _check_spec(spec, dependencies.groups)
+    shrinking = [c for c in dependencies.couplings if widths[c.group.name] < c.group.size]
+    scores: dict[str, torch.Tensor] = {}
+    if shrinking:
+        chosen = criterion or criterion_of(spec.criterion)
+        scores = score(model, shrinking, chosen, scoring or Scoring())
+    removed = {
+        c.group.name: _lowest(c, scores[c.group.name], widths[c.group.name]) for c in shrinking
+    }
+    history = cuts_for(shrinking, removed)
+    pruned = copy.deepcopy(model)
+    apply_cuts(pruned, history)
+    _verify(model, pruned, example, couplings=shrinking, widths=widths)
+    return Pruned(pruned, Recipe.of(history, spec, example))
+
+
+def _check_spec(spec: PruningSpec, groups: Sequence[Group]) -> dict[str, int]:
+    """The width of every group, or what is wrong with the spec."""
+    known = {group.name: group for group in groups}
+    for name, kept in spec.widths.items():
+        if name not in known:
+            raise unknown("group", name, known)
+        group = known[name]
+        rule = f"group {name!r} keeps {kept} of {group.size} {group.kind}"
+        if kept < 1:
+            raise TrialError(
+                Cause.EMPTY_GROUP, f"{rule}; choose between {group.step} and {group.size}"
+            )
+        if kept > group.size or (kept < group.size and kept % group.step):
+            raise AutopruneError(
+                f"{rule}; choose between {group.step} and {group.size} in steps of {group.step}"
+            )
+    return {group.name: spec.widths.get(group.name, group.size) for group in groups}
+
+
+def _lowest(coupling: Coupling, scores: torch.Tensor, kept: int) -> Indices:
+    """The units to remove: those with the lowest scores, equally many from every cell."""
+    cells = np.unique(coupling.cell)
+    per_cell = (coupling.group.size - kept) // len(cells)
+    removed = []
+    for cell in cells:
+        units = np.flatnonzero(coupling.cell == cell)
+        order = np.argsort(scores.numpy()[units], kind="stable")
+        removed.append(units[order[:per_cell]])
+    return np.sort(np.concatenate(removed)).astype(np.int64)
+
+
+def _verify(
+    model: nn.Module,
+    pruned: nn.Module,
+    example: Inputs,
+    *,
+    couplings: Sequence[Coupling],
+    widths: Mapping[str, int],
+) -> None:
+    """Raise GraphError unless what was asked is what happened."""
+    _verify_widths(model, pruned, couplings=couplings, widths=widths)
+    expected = _outputs(model, example)
+    try:
+        found = _outputs(pruned, example)
+    except Exception as error:
+        raise GraphError(f"the pruned network does not run: {error}") from error
+    shapes = [tuple(o.shape) for o in expected], [tuple(o.shape) for o in found]
+    if shapes[0] != shapes[1]:
+        raise GraphError(f"the pruned network's output has shape {shapes[1]}, not {shapes[0]}")
+    if not all(o.isfinite().all() for o in found):
+        raise TrialError(Cause.ERROR, "the pruned network's output on the example is not finite")
+
+
+def _verify_widths(
+    model: nn.Module,
+    pruned: nn.Module,
+    *,
+    couplings: Sequence[Coupling],
+    widths: Mapping[str, int],
+) -> None:
+    """Raise GraphError unless every layer shrank by what its groups lost."""
+    before, after = dict(model.named_modules()), dict(pruned.named_modules())
+    expected: dict[tuple[str, Side], int] = {}
+    for coupling in couplings:
+        lost = coupling.group.size - widths[coupling.group.name]
+        for member in coupling.members:
+            if member.side != "param":
+                key = (member.layer, member.side)
+                whole = expected.get(key, width(before[member.layer], member.side))
+                expected[key] = whole - lost * len(member.index) // coupling.group.size
+    for (name, side), asked in expected.items():
+        found = width(after[name], side)
+        if found != asked:
+            raise GraphError(f"layer {name!r} has {found} units ({side}), {asked} were asked")
+
+
+def _outputs(model: nn.Module, example: Inputs) -> list[torch.Tensor]:
+    device = device_of(model)
+    with mode(model, training=False), own_rng(0, device), torch.no_grad():
+        return tensors_of(forward(model, move(example, device)))

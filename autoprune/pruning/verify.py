@@ -1,0 +1,164 @@
+"""The numerical proof that a group's units can go: the rest computes the same without them.
+
+Torch-Pruning 1.6.1 takes every operation it does not know for an elementwise one, so a group may
+be wrong where a network reshapes, splits or mixes channels in code of its own. Here the network
+in which nothing reads the units is compared with the network from which they are removed.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.pruning.coupling import Coupling, cuts_for
+from autoprune.pruning.cuts import Indices, apply_cuts, silence_inputs
+from autoprune.pruning.isolation import own_rng
+from autoprune.tasks.protocol import Inputs, device_of, forward
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+
+def tensors_of(output: Any) -> list[torch.Tensor]:
+    """Every tensor in nested tuples, lists and mappings, in order."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        return [tensor for part in output for tensor in tensors_of(part)]
+    return []
+
+
+class Verifier:
+    """Judges groups of one network on random weights, in double precision where it can.
+
+    Random weights, because a trained network may hide a wrong group behind zeros (a batch norm
+    scale that starts at zero, a constant input). Norms over channels are replaced by an
+    elementwise function of the same shape: what they compute from the others does change.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self._device = device_of(model)
+        for dtype, randomised in ((torch.float64, True), (torch.float32, True), (None, False)):
+            self._model = copy.deepcopy(model).eval()
+            self._inputs = inputs
+            try:
+                if dtype is not None:
+                    self._model = self._model.to(dtype)
+                    self._inputs = _noisy(inputs, dtype)
+                if randomised:
+                    _randomise(self._model)
+                outputs = self._run(self._model)
+            except Exception:  # the network may fix a type or a range of its own
+                continue
+            if outputs and all(output.isfinite().all() for output in outputs):
+                self._tolerance = TOLERANCE.get(outputs[0].dtype, 1e-2)
+                return
+        raise ValueError("no output of the network is finite for the example input")
+
+    def fault(self, couplings: Sequence[Coupling]) -> str | None:
+        """Why these groups cannot all be cut at once; None where they can.
+
+        Half of every group's units is removed, then the other half, so that each goes once.
+        """
+        rng = np.random.default_rng(0)
+        halves = {c.group.name: _half(c, rng) for c in couplings}
+        others = {
+            c.group.name: np.setdiff1d(np.arange(c.group.size), halves[c.group.name])
+            for c in couplings
+        }
+        return self._compare(couplings, halves) or self._compare(couplings, others)
+
+    def _compare(self, couplings: Sequence[Coupling], removed: dict[str, Indices]) -> str | None:
+        cuts = cuts_for(couplings, removed)
+        silent, pruned = copy.deepcopy(self._model), copy.deepcopy(self._model)
+        silence_inputs(silent, cuts)
+        try:
+            apply_cuts(pruned, cuts)
+            found = self._run(pruned)
+        except Exception as error:
+            message = (str(error).splitlines() or [""])[0]
+            return f"the network does not run without some of its units ({message[:160]})"
+        expected = self._run(silent)
+        if [o.shape for o in found] != [o.shape for o in expected]:
+            return "its units are part of the network's output"
+        if not all(map(self._close, found, expected)):
+            return (
+                "its units cannot be told apart in the rest of the network "
+                "(a reshape, a split, or a normalisation over channels in the network's own code)"
+            )
+        return None
+
+    def _close(self, found: torch.Tensor, expected: torch.Tensor) -> bool:
+        found, expected = found.double(), expected.double()
+        scale = expected.abs().max() if expected.numel() else 0.0
+        return bool(((found - expected).abs() <= self._tolerance * scale + 1e-30).all())
+
+    def _run(self, model: nn.Module) -> list[torch.Tensor]:
+        for module in model.modules():
+            if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+                module.forward = partial(_elementwise, module)  # type: ignore[method-assign]
+        with own_rng(0, self._device), torch.no_grad():
+            return tensors_of(forward(model, self._inputs))
+
+
+def _elementwise(norm: nn.LayerNorm | nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
+    """Bounded like a norm, but every entry on its own; fails on a wrong width as a norm does."""
+    y = F.softsign(x)
+    spare = 0 if isinstance(norm, nn.LayerNorm) else x.dim() - 2
+    width = norm.normalized_shape[-1] if isinstance(norm, nn.LayerNorm) else norm.num_channels
+    if x.shape[-1 - spare] != width:
+        raise ValueError(f"expected {width} channels, got {x.shape[-1 - spare]}")
+    if norm.weight is not None:
+        y = y * norm.weight.reshape(-1, *[1] * spare)
+    if norm.bias is not None:
+        y = y + norm.bias.reshape(-1, *[1] * spare)
+    return y
+
+
+def _half(coupling: Coupling, rng: np.random.Generator) -> Indices:
+    """About half of the units, equally many of every cell: at least one goes and one stays."""
+    cells = [np.flatnonzero(coupling.cell == c) for c in np.unique(coupling.cell)]
+    chosen: Iterable[Indices] = (rng.permutation(cell)[: len(cell) // 2] for cell in cells)
+    return np.sort(np.concatenate(list(chosen)))
+
+
+def _noisy(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The same inputs in `dtype` with some noise, where they are real numbers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def change(x: torch.Tensor) -> torch.Tensor:
+        if not x.is_floating_point():
+            return x
+        noise = torch.randn(x.shape, generator=generator, dtype=dtype)
+        return x.to(dtype) + 0.5 * noise.to(x.device)
+
+    if isinstance(inputs, dict):
+        return {name: change(x) for name, x in inputs.items()}
+    return tuple(map(change, inputs)) if isinstance(inputs, tuple) else change(inputs)
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module) -> None:
+    """Weights of He's scale, and away from zero whatever scales or shifts a channel."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if not parameter.is_floating_point():
+            continue
+        if parameter.dim() > 1:
+            fan_in = max(parameter[0].numel(), 1)
+            values = torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5
+        else:
+            values = torch.rand(parameter.shape, generator=generator) + 0.5
+        parameter.copy_(values)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_var is not None:
+            assert module.running_mean is not None
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) / 10)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
