@@ -1,0 +1,58 @@
+"""Which machine a time was measured on."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+_CPUINFO = Path("/proc/cpuinfo")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The identity of a device: times from two devices that differ in it do not compare.
+
+    `name` is the model of the processor that runs the network, `cores` the CPU cores this
+    process may use, `governor` the frequency policy (``unknown`` where the system does not
+    tell), and `library` what runs the network, with its version.
+    """
+
+    name: str
+    cores: int
+    governor: str
+    library: str
+
+    @classmethod
+    def of(cls, place: str, library: str) -> Self:
+        """The device at `place` (``cpu``, ``cuda:0``) of this machine."""
+        device = torch.device(place)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
+        return cls(name, _cores(), _governor(), library)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.cores} cores, governor {self.governor}, {self.library}"
+
+
+def _cpu_model() -> str:
+    if _CPUINFO.exists():
+        for line in _CPUINFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _governor() -> str:
+    try:
+        return _GOVERNOR.read_text().strip()
+    except OSError:
+        return "unknown"
