@@ -1,0 +1,168 @@
+"""Optuna's samplers behind the searcher protocol, by ask and tell, in memory."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseGASampler
+from optuna.trial import Trial, TrialState
+
+from autoprune.domain.objective import Constraint, Direction, Goal
+from autoprune.domain.space import PruningSpec, SearchSpace
+from autoprune.domain.trial import Failure, Measurement, Observation, Outcome
+from autoprune.searchers.novelty import nearest_unseen
+from autoprune.searchers.samplers import SAMPLERS, build_sampler
+
+
+class OptunaSearcher:
+    """A search by one of Optuna's samplers: ``nsga2``, ``nsga3``, ``tpe`` or ``gp``.
+
+    `options` are arguments of the sampler class, such as ``population_size`` of the evolutionary
+    ones and ``n_startup_trials`` of the model-based ones.
+
+    - A width is an integer: its index among the legal ones. Criteria and recoveries are
+      categories.
+    - Constraints are fed as violations in shares of their bound, so that the sum over
+      constraints in different units, by which NSGA-II ranks infeasible trials, means something.
+    - A trial stopped by a constraint counts with the values it has, as infeasible. Where it has
+      not all objectives, or no constraint shows it as infeasible, it counts as failed; failed
+      trials are not learnt from, and not proposed again.
+    - A proposal that repeats an earlier one is drawn again a few times, then replaced by its
+      nearest new neighbour: nothing is proposed twice before the space is used up.
+    - A trial that this searcher did not propose, or that was run with another spec, is learnt
+      from like one of its own.
+
+    Papers: NSGA-II, Deb et al. 2002 (doi:10.1109/4235.996017); NSGA-III, Deb and Jain 2014
+    (doi:10.1109/TEVC.2013.2281535); TPE, Bergstra et al. 2011, multi-objective by Ozaki et al.
+    2022 (doi:10.1613/jair.1.13188); GP with expected hypervolume improvement, Daulton et al.
+    2020 (arXiv:2006.05078).
+
+    Raises AutopruneError for an unknown sampler or option, naming the near miss.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        goal: Goal,
+        seed: int,
+        *,
+        sampler: str = "nsga2",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._space, self._goal = space, goal
+        self._rng = np.random.default_rng(seed)
+        self._sampler = build_sampler(sampler, seed, options or {})
+        self._draws = SAMPLERS[sampler].draws
+        self._distributions = _distributions(space)
+        with _quiet():
+            self._study = optuna.create_study(
+                sampler=self._sampler,
+                directions=[
+                    "maximize" if o.direction is Direction.MAX else "minimize"
+                    for o in goal.objectives
+                ],
+            )
+        self._running: dict[int, tuple[PruningSpec, Trial]] = {}
+        self._seen: set[PruningSpec] = set()
+
+    def ask(self, number: int) -> PruningSpec:
+        """Propose trial `number`; a GP takes seconds for it in spaces of many groups."""
+        for _ in range(self._draws):
+            trial = self._study.ask(self._distributions)
+            spec = self._space.at([trial.params[name] for name in self._distributions])
+            if spec not in self._seen:
+                break
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            spec = nearest_unseen(self._space, spec, self._seen, self._rng) or spec
+            trial = self._enter(spec)
+        self._seen.add(spec)
+        self._running[number] = (spec, trial)
+        return spec
+
+    def tell(self, observation: Observation) -> None:
+        """Learn from an outcome. Raises AutopruneError for a spec that is not of the space."""
+        spec = observation.trial.spec
+        asked, trial = self._running.pop(observation.trial.number, (None, None))
+        if trial is not None and asked != spec:
+            self._study.tell(trial, state=TrialState.FAIL)
+            trial = None
+        if trial is None:
+            trial = self._enter(spec)
+            self._seen.add(spec)
+        violations = self._violations(observation.outcome)
+        values = self._values(observation.outcome, violations)
+        if values is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        for name, violation in violations.items():
+            trial.set_constraint(name, violation)
+        self._study.tell(trial, values)
+
+    def _enter(self, spec: PruningSpec) -> Trial:
+        """An Optuna trial of `spec`, as if the sampler had proposed it."""
+        indices = self._space.indices(spec)
+        self._study.enqueue_trial(dict(zip(self._distributions, indices, strict=True)))
+        trial = self._study.ask(self._distributions)
+        if isinstance(self._sampler, BaseGASampler):
+            # Optuna 5.0.0 gives a trial its generation when it first samples for it, which it
+            # never does for an enqueued one; without a generation no population takes it in.
+            frozen = self._study.get_trials(deepcopy=False)[trial.number]
+            self._sampler.get_trial_generation(self._study, frozen)
+        return trial
+
+    def _violations(self, outcome: Outcome) -> dict[str, float]:
+        if isinstance(outcome, Failure):
+            return {}
+        violations = self._goal.violations(outcome.metrics)
+        return {
+            f"{i}: {constraint}": violation / _scale(constraint)
+            for i, (constraint, violation) in enumerate(
+                zip(self._goal.constraints, violations, strict=True)
+            )
+        }
+
+    def _values(
+        self, outcome: Outcome, violations: Mapping[str, float]
+    ) -> tuple[float, ...] | None:
+        match outcome:
+            case Measurement(complete=True):
+                return self._goal.values(outcome)
+            case Measurement() if any(violations.values()):
+                known = all(o.metric in outcome.metrics for o in self._goal.objectives)
+                return self._goal.values(outcome) if known else None
+            case _:
+                return None
+
+
+def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """One distribution of indices a dimension of the encoded space."""
+    last = [len(options) - 1 for options in space.options]
+    return {
+        f"x{i}": IntDistribution(0, high)
+        if i < len(space.axes)
+        else CategoricalDistribution(range(high + 1))
+        for i, high in enumerate(last)
+    }
+
+
+def _scale(constraint: Constraint) -> float:
+    bounds = [abs(b) for b in (constraint.low, constraint.high) if math.isfinite(b)]
+    return max(bounds) or 1.0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna 5.0.0 logs every study it creates at INFO to stderr; ours is nobody's business."""
+    logger = logging.getLogger("optuna.storages._in_memory")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
