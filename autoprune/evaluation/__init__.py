@@ -1,0 +1,25 @@
+"""One trial, from a spec to an observation: prune, recalibrate, measure, recover, evaluate.
+
+Free of Ray and MLflow, so that one trial runs anywhere.
+"""
+
+from autoprune.evaluation.networks import example_outputs, portable
+from autoprune.evaluation.records import (
+    Progress,
+    Snapshot,
+    TrialContext,
+    TrialLimits,
+)
+from autoprune.evaluation.run import failure_of, run_trial, trial_steps
+
+__all__ = [
+    "Progress",
+    "Snapshot",
+    "TrialContext",
+    "TrialLimits",
+    "example_outputs",
+    "failure_of",
+    "portable",
+    "run_trial",
+    "trial_steps",
+]

@@ -1,0 +1,86 @@
+"""What a trial is given, and what it tells on its way."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.domain.objective import Goal
+from autoprune.domain.trial import Speedup, Stage
+from autoprune.measurement.latency import SpeedMeter
+from autoprune.pruning.graph import Dependencies
+from autoprune.pruning.importance import Criterion
+from autoprune.pruning.recipe import Recipe
+from autoprune.pruning.recover import FitPlan, FitState
+from autoprune.tasks.protocol import Task
+
+StepGuard = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLimits:
+    """How much a trial may cost: batches for the cheap stages, and seconds for all of it.
+
+    `time_limit_s` None lets a trial take as long as it likes.
+    """
+
+    recalibration_batches: int = 32
+    importance_batches: int = 8
+    time_limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """All that the trials of a sweep share. It crosses to a worker once.
+
+    `model` is the trained baseline on the CPU, `dependencies` its groups; `model_config` its
+    ``_target_`` and arguments where there are such, kept in the recipe. `baseline_ms` is the one
+    latency of the baseline that the sweep counts from: a trial's is it over the paired speedup.
+    `recoveries` and `criteria` are looked up by the names in a spec. `step_guard` surrounds every
+    step of work that would disturb a measurement on the same node.
+    """
+
+    model: nn.Module
+    dependencies: Dependencies
+    task: Task
+    goal: Goal
+    meter: SpeedMeter
+    baseline_ms: float
+    recoveries: Mapping[str, FitPlan]
+    criteria: Mapping[str, Criterion]
+    limits: TrialLimits = field(default_factory=TrialLimits)
+    model_config: Mapping[str, Any] | None = None
+    step_guard: StepGuard = nullcontext
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is needed to go on with a trial, or to rebuild its network.
+
+    `state_dict` and `fit` refer to live tensors: write them before taking the next step. Once
+    recovery is over `fit` is None and `outputs` holds what the network, on the CPU, makes of the
+    task's example input: whoever rebuilds it can tell that it is the same.
+    """
+
+    recipe: Recipe
+    state_dict: Mapping[str, torch.Tensor]
+    metrics: Mapping[str, float]
+    speedup: Speedup
+    seconds: Mapping[str, float]
+    fit: FitState | None = None
+    outputs: tuple[torch.Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a step found: its stage, the epoch of recovery (0 elsewhere), and new metrics."""
+
+    stage: Stage
+    metrics: Mapping[str, float]
+    epoch: int = 0
+    snapshot: Snapshot | None = None
