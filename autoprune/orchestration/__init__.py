@@ -1,0 +1,1 @@
+"""Sweeps: executors, journal, tracking, dashboard and registry. All input and output is here."""

@@ -1,0 +1,164 @@
+"""Folders that hold a network without pickle: a recipe (JSON) and a safetensors state dict.
+
+A trial's folder holds at most a few of them: ``epoch-003`` and so on while it recovers, and
+``model`` once it is done. Each is written beside its place and renamed, so that what is there is
+whole.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.trial import Speedup
+from autoprune.evaluation import Snapshot
+from autoprune.pruning.recipe import Recipe, rebuild
+from autoprune.pruning.recover import FitState
+
+RECIPE_FILE = "recipe.json"
+WEIGHTS_FILE = "model.safetensors"
+FIT_FILE = "fit.pt"
+OUTPUTS_FILE = "outputs.safetensors"
+MODEL_FOLDER = "model"
+MAX_RECIPE_BYTES = 64 * 2**20
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Callable[[], nn.Module] | nn.Module | None = None,
+    allow: Sequence[str] = (),
+) -> nn.Module:
+    """Rebuild a pruned network from its artifact folder, in evaluation mode.
+
+    Its outputs equal those of the network that was saved bit for bit, and it can be trained on.
+    A ``_target_`` in the recipe is built only where it is one of autoprune's own models or
+    stands in `allow`; otherwise hand over the unpruned network, or a factory of it, as `model`.
+    No code from the folder is run. Raises AutopruneError for a folder that is not an artifact.
+    """
+    folder = Path(path)
+    if not (folder / RECIPE_FILE).is_file() and (folder / MODEL_FOLDER / RECIPE_FILE).is_file():
+        folder = folder / MODEL_FOLDER
+    recipe = Recipe.from_json(_read_recipe(folder)["recipe"])
+    return rebuild(recipe, read_weights(folder / WEIGHTS_FILE), model=model, allow=allow).eval()
+
+
+def save_snapshot(trial_folder: Path, snapshot: Snapshot, *, name: str) -> Path:
+    """Write a snapshot as ``trial_folder/name``, whole or not at all, and drop the older ones."""
+    place = trial_folder / name
+    draft = trial_folder / f".draft-{name}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    facts = {
+        "recipe": snapshot.recipe.to_json(),
+        "metrics": dict(snapshot.metrics),
+        "speedup": asdict(snapshot.speedup),
+        "seconds": dict(snapshot.seconds),
+    }
+    (draft / RECIPE_FILE).write_text(json.dumps(facts, indent=1))
+    write_weights(draft / WEIGHTS_FILE, snapshot.state_dict)
+    if snapshot.fit is not None:
+        torch.save(snapshot.fit.to_plain(), draft / FIT_FILE)
+    if snapshot.outputs:
+        write_weights(draft / OUTPUTS_FILE, dict(_numbered(snapshot.outputs)))
+    shutil.rmtree(place, ignore_errors=True)
+    draft.rename(place)
+    for older in snapshots(trial_folder):
+        if older != place:
+            shutil.rmtree(older, ignore_errors=True)
+    return place
+
+
+def snapshots(trial_folder: Path) -> list[Path]:
+    """The whole snapshots of a trial, the furthest last."""
+    epochs = [p for p in trial_folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", p.name)]
+    done = trial_folder / MODEL_FOLDER
+    return sorted(epochs) + ([done] if done.is_dir() else [])
+
+
+def read_snapshot(trial_folder: Path) -> Snapshot | None:
+    """The furthest snapshot of a trial; None where there is none that can be read."""
+    for folder in reversed(snapshots(trial_folder)):
+        try:
+            return _read_snapshot(folder)
+        except Exception:  # whatever a damaged file raises: it costs its epochs, not the trial
+            continue
+    return None
+
+
+def _read_snapshot(folder: Path) -> Snapshot:
+    facts = _read_recipe(folder)
+    fit_file = folder / FIT_FILE
+    fit = None
+    if fit_file.is_file():
+        fit = FitState.from_plain(torch.load(fit_file, weights_only=True))
+    return Snapshot(
+        Recipe.from_json(facts["recipe"]),
+        read_weights(folder / WEIGHTS_FILE),
+        facts["metrics"],
+        Speedup(**facts["speedup"]),
+        seconds=facts["seconds"],
+        fit=fit,
+    )
+
+
+def write_weights(path: Path, state_dict: Any) -> None:
+    """Write a state dict as safetensors; tensors that share memory are written out each."""
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items()}, path)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file; raises AutopruneError where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise AutopruneError(f"no weights at {path}; name an artifact folder or a file") from None
+    except SafetensorError as error:
+        raise AutopruneError(f"{path} is not a safetensors file ({error})") from None
+
+
+def read_outputs(model_folder: Path) -> tuple[torch.Tensor, ...]:
+    """What the saved network made of the task's example input, tensor by tensor."""
+    found = read_weights(model_folder / OUTPUTS_FILE)
+    return tuple(found[name] for name in sorted(found))
+
+
+def _numbered(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    return ((f"{index:04d}", tensor) for index, tensor in enumerate(tensors))
+
+
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    path = folder / RECIPE_FILE
+    try:
+        size = path.stat().st_size
+        if size > MAX_RECIPE_BYTES:
+            raise AutopruneError(
+                f"{path} has {size} bytes; a recipe has {MAX_RECIPE_BYTES} at most"
+            )
+        facts = json.loads(path.read_text())
+    except OSError:
+        raise AutopruneError(
+            f"no recipe at {path}; name a folder that autoprune wrote, such as "
+            "outputs/<sweep>/trials/0007/model"
+        ) from None
+    except ValueError as error:
+        raise AutopruneError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(facts, dict) or "recipe" not in facts:
+        raise AutopruneError(f"{path} holds no recipe")
+    return facts
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old text or the new one, never a part."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)

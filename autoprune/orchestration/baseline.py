@@ -1,0 +1,200 @@
+"""The unpruned network: trained once per digest and kept, or taken from the user's checkpoint."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Direction, Metric
+from autoprune.evaluation import portable
+from autoprune.orchestration.artifacts import RECIPE_FILE, WEIGHTS_FILE, read_weights, write_weights
+from autoprune.orchestration.tracking.connection import check_existing, first_line
+from autoprune.pruning.accuracy import evaluate
+from autoprune.pruning.recover import FitPlan, fit
+from autoprune.tasks.protocol import Task
+
+HISTORY_FILE = "history.json"
+EpochReport = Callable[[int, float], None]
+"""Hears of an epoch of the baseline's training, and of its main metric on val."""
+
+MODEL_URI_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trained network on the CPU, where it came from, and its main metric by epoch on val.
+
+    `history` is empty where the network was not trained here.
+    """
+
+    model: nn.Module
+    source: str
+    history: tuple[float, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hex digits of the weights: equal networks have equal digests."""
+        found = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return found.hexdigest()[:12]
+
+
+def train_baseline(
+    model: nn.Module,
+    task: Task,
+    plan: FitPlan,
+    *,
+    identity: Mapping[str, Any],
+    cache: Path,
+    seed: int,
+    device: str = "cpu",
+    report: EpochReport | None = None,
+) -> Baseline:
+    """The network trained by `plan`; taken from `cache` where it was trained before.
+
+    `identity` is plain JSON that tells model, data and training apart; its digest names the
+    folder in the cache. `report` hears of every epoch and its main metric on val.
+    """
+    folder = cache / _digest(identity)
+    if (folder / WEIGHTS_FILE).is_file():
+        load_weights(model, folder / WEIGHTS_FILE)
+        history = tuple(json.loads((folder / HISTORY_FILE).read_text())["history"])
+        return Baseline(portable(model), f"trained before ({folder})", history)
+    model = model.to(device)
+    values: list[float] = []
+    for epoch in fit(model, task, plan, seed=seed):
+        values.append(evaluate(model, task, "val")[task.metrics[0].name])
+        if report is not None:
+            report(epoch.number, values[-1])
+    trained = portable(model)
+    _keep(folder, trained, {"identity": dict(identity), "history": values})
+    return Baseline(trained, f"trained now, kept in {folder}", tuple(values))
+
+
+def _keep(folder: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write a trained network as `folder`, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".draft-") as place:
+        draft = Path(place) / folder.name
+        draft.mkdir()
+        write_weights(draft / WEIGHTS_FILE, model.state_dict())
+        (draft / HISTORY_FILE).write_text(json.dumps(facts, indent=1, default=str))
+        try:
+            draft.rename(folder)
+        except OSError:
+            # another sweep trained the same network meanwhile: what it kept is as good
+            if not (folder / WEIGHTS_FILE).is_file():
+                raise
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def rising(history: tuple[float, ...], metric: Metric) -> bool:
+    """Whether a training was cut short: its last fifth still improved on all before.
+
+    An improvement counts from a tenth of what would make the network useless (`Metric.edge`);
+    a training of fewer than five epochs says nothing.
+    """
+    if len(history) < 5:
+        return False
+    sign = 1.0 if metric.direction is Direction.MAX else -1.0
+    tail = max(1, len(history) // 5)
+    values = [sign * value for value in history]
+    margin = 0.1 * abs(history[-1] - metric.edge(history[-1]))
+    return max(values[-tail:]) - max(values[:-tail]) > margin
+
+
+def load_checkpoint(model: nn.Module, checkpoint: str, *, store: str | None = None) -> Baseline:
+    """The network with the user's weights.
+
+    `checkpoint` is a safetensors file, a state dict (``.pt``, ``.pth``, read without running
+    code), a folder that holds ``model.safetensors``, or an MLflow model URI of the tracking
+    store `store` (None: the one that MLflow's environment names). Raises AutopruneError where it is
+    missing, unreadable, or of another network.
+    """
+    path = (
+        _download(checkpoint, store)
+        if checkpoint.startswith(MODEL_URI_SCHEMES)
+        else Path(checkpoint)
+    )
+    if path.is_dir():
+        path = _weights_in(path)
+    load_weights(model, path)
+    return Baseline(portable(model), checkpoint)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a file of weights into `model`; the message of a misfit says what differs."""
+    if not path.is_file():
+        raise AutopruneError(f"checkpoint {path} does not exist; set baseline.checkpoint to a file")
+    state = read_weights(path) if path.suffix == ".safetensors" else _torch_state(path)
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape
+    ]
+    if missing or extra or shapes:
+        raise AutopruneError(
+            f"checkpoint {path} is not of this network: missing {missing[:3]}, unexpected "
+            f"{extra[:3]}, shapes {sorted(shapes)[:3]}; give the model the arguments that the "
+            "checkpoint was trained with"
+        )
+    model.load_state_dict(state)
+
+
+def _torch_state(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".pt2":
+        return dict(torch.export.load(path).state_dict)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what the zip, the pickle or the file gave it
+        raise AutopruneError(
+            f"checkpoint {path} cannot be read as a state dict ({type(error).__name__}); save it "
+            "with torch.save(model.state_dict(), path) or as safetensors"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise AutopruneError(f"checkpoint {path} holds no state dict; save model.state_dict()")
+    return state
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in (WEIGHTS_FILE, "data/model.pt2", f"model/{WEIGHTS_FILE}"):
+        if (folder / name).is_file():
+            if (folder / name).with_name(RECIPE_FILE).is_file():
+                break
+            return folder / name
+    raise AutopruneError(
+        f"{folder} holds no weights of an unpruned network; name a safetensors file or a state dict"
+    )
+
+
+def _download(uri: str, store: str | None) -> Path:
+    if store is not None:
+        check_existing(store)
+    try:
+        found = download_artifacts(artifact_uri=uri, tracking_uri=store, registry_uri=store)
+    except (MlflowException, OSError) as error:
+        raise AutopruneError(
+            f"checkpoint {uri} cannot be fetched ({first_line(error)}); set tracking.uri to the "
+            "store that has it"
+        ) from error
+    return Path(found)

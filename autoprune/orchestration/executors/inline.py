@@ -1,0 +1,36 @@
+"""The inline executor: a sweep in this process, one trial after the other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.evaluation import TrialContext
+from autoprune.orchestration.interrupt import Interrupt
+from autoprune.orchestration.sweep import Sweep
+from autoprune.orchestration.work import work
+
+
+@dataclass(frozen=True, slots=True)
+class InlineExecutor:
+    """Runs trials in this process: for tests, for debugging, and for notebooks."""
+
+    slots: int = 1
+
+    def check(self) -> None:
+        """This process is there."""
+
+    def run(
+        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+    ) -> None:
+        """Run the sweep until its budget is used up or the user interrupts."""
+        while not interrupt.requested:
+            trial = sweep.next_trial()
+            if trial is None:
+                return
+            steps = work(trial, context, folder)
+            while not interrupt.give_up:
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    sweep.record(end.value)
+                    break
+                sweep.progress(trial, progress.stage, progress.metrics, epoch=progress.epoch)

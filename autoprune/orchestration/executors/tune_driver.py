@@ -1,0 +1,186 @@
+"""The driver's side of the Ray Tune executor: what Tune asks, and hears, of a sweep."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import cloudpickle
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.tune.search import Searcher as TuneSearcher
+
+from autoprune.domain.trial import Cause, Failure, Observation, Stage, Trial
+from autoprune.evaluation import failure_of
+from autoprune.orchestration.interrupt import Interrupt
+from autoprune.orchestration.sweep import Sweep
+
+
+class _InDriver:
+    """Lives in the driver alone.
+
+    Tune 2.60 pickles its searcher, stopper and callbacks for Tuner.restore, which nobody calls:
+    a resumed sweep replays its journal into a new Tuner. An empty object stands in for them.
+    """
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (object, ())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+@dataclass
+class Slot:
+    """A trial under way: when its worker took it up, and the last stage that ended."""
+
+    trial: Trial
+    started: float
+    stage: Stage | None = None
+
+    @property
+    def under_way(self) -> Stage:
+        """The stage that a worker is in that has not been heard of since the last one ended."""
+        if self.stage is None:
+            return Stage.PRUNE
+        if self.stage is Stage.RECOVER:
+            return Stage.RECOVER
+        stages = list(Stage)
+        return stages[min(stages.index(self.stage) + 1, len(stages) - 1)]
+
+
+class Adapter(_InDriver, TuneSearcher):
+    """Lets Tune drive a Sweep: at most `slots` trials are under way at a time.
+
+    Holding back keeps Tune from asking far ahead of the results, so that the searcher knows as
+    much as it can, and one slot proposes just what the inline executor would.
+    """
+
+    def __init__(self, sweep: Sweep, slots: int, interrupt: Interrupt) -> None:
+        super().__init__()
+        self.sweep, self.slots, self.interrupt = sweep, slots, interrupt
+        self.fault: Exception | None = None
+        self.live: dict[str, Slot] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial, None while every slot is taken, or FINISHED."""
+        if self.fault is not None or self.interrupt.requested:
+            return TuneSearcher.FINISHED
+        if len(self.live) >= self.slots:
+            return None
+        try:
+            trial = self.sweep.next_trial()
+        except Exception as error:
+            self.fault = error
+            return TuneSearcher.FINISHED
+        if trial is None:
+            return TuneSearcher.FINISHED
+        self.live[trial_id] = Slot(trial, time.perf_counter())
+        return {"trial": json.dumps(trial.to_json())}
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the sweep of a trial that came to its end; of an error `failed` tells more."""
+        if not error and result is not None and "observation" in result:
+            del self.live[trial_id]
+            self._record(Observation.from_json(json.loads(result["observation"])))
+
+    def failed(self, trial_id: str, error: Exception | None) -> None:
+        """Tell the sweep of a trial whose worker died, or never came to work on it."""
+        slot = self.live.pop(trial_id)
+        spent = time.perf_counter() - slot.started
+        self._record(Observation(slot.trial, _failure(error, slot.under_way), seconds=spent))
+
+    def _record(self, observation: Observation) -> None:
+        try:
+            self.sweep.record(observation)
+        except Exception as fault:  # raised again once Tune has wound down
+            self.fault = fault
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Progress is heard through the callback, which sees results unflattened."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal is the state of a sweep."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a resumed sweep replays its journal into a new Tuner."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing: the journal is the state of a sweep."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take back the nothing of `get_state`."""
+        assert not state
+
+
+class ProgressCallback(_InDriver, tune.Callback):
+    """Hears from Tune of what happens to trials, results unflattened."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A worker takes up a trial: from now on its time counts."""
+        slot = self.adapter.live.get(trial.trial_id)
+        if slot is not None:
+            slot.started = time.perf_counter()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        """A stage or an epoch has ended."""
+        slot = self.adapter.live.get(trial.trial_id)
+        if slot is not None and "stage" in result:
+            slot.stage = Stage(result["stage"])
+            metrics, epoch = json.loads(result["metrics"]), int(result["epoch"])
+            self.adapter.sweep.progress(slot.trial, slot.stage, metrics, epoch=epoch)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A worker died, or could not begin."""
+        # Tune 2.60 looks for the error in the storage, where it has not been copied to yet
+        file = trial.pickled_error_file
+        error = None if file is None else cloudpickle.loads(Path(file).read_bytes())
+        self.adapter.failed(trial.trial_id, error)
+
+    def get_state(self) -> None:
+        """Nothing to save."""
+        return
+
+
+class Stopper(_InDriver, tune.Stopper):
+    """Ends the experiment at once where running trials are to be given up."""
+
+    def __init__(self, adapter: Adapter, interrupt: Interrupt) -> None:
+        self.adapter, self.interrupt = adapter, interrupt
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped from here: `run_trial` ends its own."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the experiment ends at once."""
+        return self.interrupt.give_up or self.adapter.fault is not None
+
+
+def trial_name(trial: Any) -> str:
+    """What Tune calls a trial and its folder."""
+    number = json.loads(trial.config["trial"])["number"]
+    return f"trial-{number:04d}-{trial.trial_id}"
+
+
+def _failure(error: Exception | None, stage: Stage) -> Failure:
+    """What a trial failed of that did not get to tell it itself."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return failure_of(error.cause, stage)
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    if isinstance(error, OutOfMemoryError):
+        return Failure(stage, Cause.OUT_OF_MEMORY, f"the node ran out of memory: {lines[0]}")
+    if getattr(error, "actor_init_failed", False):
+        return Failure(stage, Cause.ERROR, f"a worker could not begin: {lines[-1]}")
+    why = f" ({lines[-1]})" if lines else ""
+    return Failure(stage, Cause.WORKER_LOST, f"the worker process of the trial died{why}")

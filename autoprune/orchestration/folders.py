@@ -1,0 +1,104 @@
+"""The folders of sweeps: their names, finding one again, and the view that a journal tells."""
+
+import secrets
+import tempfile
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Goal
+from autoprune.domain.space import SearchSpace
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.record import Record, Told, read_journal
+from autoprune.orchestration.view import SweepView
+
+DEFAULT_OUTPUT = "outputs"
+JOURNAL_FILE = "journal.jsonl"
+BASELINE_FILE = "baseline.safetensors"
+LATEST = "latest"
+
+
+def new_id(name: str) -> str:
+    """A sweep id that sorts by time of day and that no other sweep has."""
+    return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def make_folder(output: Path, sweep_id: str) -> Path:
+    """Make the folder of a new sweep."""
+    folder = output / sweep_id
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Raise AutopruneError unless `folder` can be made and written to; leaves nothing behind."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        # permissions say too little: root, and read-only or virtual file systems
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _unwritable(output: Path, error: OSError) -> AutopruneError:
+    return AutopruneError(
+        f"cannot write to the output folder {output} ({error.strerror}); set output=FOLDER "
+        "to one that can be written"
+    )
+
+
+def find_sweep(output: Path, sweep: str) -> Path:
+    """The folder of the sweep with id `sweep`, or of the latest one, below `output`."""
+    found = {path.parent.name: path for path in output.glob(f"*/{JOURNAL_FILE}")}
+    if not found:
+        raise AutopruneError(f"no sweep in {output.resolve()}; set output=FOLDER, or sweep first")
+    if sweep == LATEST:
+        return max(found.values(), key=_created).parent
+    if sweep not in found:
+        recent = sorted(found, key=lambda name: _created(found[name]))[-5:]
+        raise AutopruneError(
+            f"no sweep {sweep!r} in {output.resolve()}; the latest are {', '.join(recent)}"
+        )
+    return found[sweep].parent
+
+
+def _created(journal: Path) -> str:
+    """When a sweep was begun; one whose journal cannot be read counts as oldest."""
+    try:
+        return str(read_journal(journal).header["created"])
+    except AutopruneError:
+        return ""
+
+
+def view_of(record: Record | Journal) -> SweepView:
+    """A sweep as its journal tells it."""
+    header, events = record.header, record.events
+    observations = tuple(e.observation for e in events if isinstance(e, Told))
+    return SweepView(
+        sweep_id=header["sweep_id"],
+        experiment=header["experiment"],
+        goal=Goal.from_json(header["goal"]),
+        space=SearchSpace.from_json(header["space"]),
+        baseline=header["baseline"],
+        observations=observations,
+        trials=header["budget"]["trials"],
+        slots=header["slots"],
+        search_s=events[-1].at - events[0].at if events else 0.0,
+        busy_s=sum(observation.seconds for observation in observations),
+        output=header["output"],
+    )
+
+
+def output_word(output: Path) -> str:
+    """What `output=` must say in a command for this folder; empty for the default one."""
+    return "" if output.resolve() == Path(DEFAULT_OUTPUT).resolve() else str(output.resolve())

@@ -1,0 +1,114 @@
+"""About how long a sweep takes, from some training steps and one evaluation of the network."""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.domain.objective import Metric
+from autoprune.evaluation import portable
+from autoprune.measurement.runtimes import torch_threads
+from autoprune.orchestration.session import SweepRequest
+from autoprune.pruning.accuracy import evaluate
+from autoprune.pruning.recover import FitPlan, fit
+from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task
+
+STEPS = 3
+"""Training steps that are timed, after as many to warm up."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of the baseline's training, of one trial, and of all trials.
+
+    `baseline_s` is 0 where nothing is to be trained; `sweep_s` None without a bound on trials or
+    time. Pruned networks are taken to be as slow as the unpruned one, and slots not to slow each
+    other: the first makes it too long, the second too short. Starting workers is left out.
+    """
+
+    baseline_s: float
+    trial_s: float
+    sweep_s: float | None
+
+
+def forecast(request: SweepRequest) -> Forecast | None:
+    """Time the unpruned network; None for a task with a training loop of its own.
+
+    Takes seconds: a few training steps on a copy, a pass over train's batches to count them, one
+    evaluation on val, and one measurement of speed. Nothing is written.
+    """
+    if isinstance(request.task, CustomFit):
+        return None
+    task, threads = request.task, request.threads
+    model = copy.deepcopy(request.model).to(request.device)
+    with torch_threads(threads):
+        step_s = _step_s(model, task)
+        evaluate_s = _seconds(lambda: evaluate(model, task, "val"))
+    epoch_s = step_s * sum(1 for _ in task.batches("train", seed=request.seed))
+    unpruned = portable(model)
+    twin = copy.deepcopy(unpruned)
+    measure_s = _seconds(lambda: request.meter.measure(twin, unpruned, task.example()))
+    epochs = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    cheap = request.limits.recalibration_batches + request.limits.importance_batches
+    # judged after the cheap stages, after every epoch, and at the end
+    work_s = step_s * cheap + epochs * epoch_s + max(2, epochs + 1) * evaluate_s
+    plan = request.baseline.plan
+    return Forecast(
+        baseline_s=plan.epochs * (epoch_s + evaluate_s) if plan else 0.0,
+        trial_s=measure_s + work_s,
+        sweep_s=_sweep_s(request, work_s=work_s, measure_s=measure_s),
+    )
+
+
+def _sweep_s(request: SweepRequest, *, work_s: float, measure_s: float) -> float | None:
+    budget, slots = request.budget, request.executor.slots
+    bounds = [] if budget.wall_s is None else [budget.wall_s]
+    if budget.trials is not None:
+        # whoever measures holds the other slots of the node
+        bounds.append(budget.trials * (measure_s + work_s / slots))
+    if budget.trial_s is not None:
+        bounds.append(budget.trial_s / slots)
+    return min(bounds, default=None)
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A task whose splits end after `STEPS` batches."""
+
+    task: Task
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self.task.metrics
+
+    def batches(self, split: Split, *, seed: int | None = None) -> Iterator[Any]:
+        return islice(iter(self.task.batches(split, seed=seed)), STEPS)
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        return self.task.loss(model, batch)
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float]:
+        return self.task.evaluate(model, batches)
+
+    def example(self) -> Inputs:
+        return self.task.example()
+
+
+def _step_s(model: nn.Module, task: Task) -> float:
+    beginning = _Beginning(task)
+    # a learning rate that keeps an untrained network finite
+    epochs = fit(model, beginning, FitPlan(epochs=2, lr=1e-6, warmup_epochs=0), seed=0)
+    next(epochs)
+    steps = max(1, sum(1 for _ in beginning.batches("train", seed=0)))
+    return _seconds(lambda: next(epochs)) / steps
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

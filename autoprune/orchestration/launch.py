@@ -1,0 +1,128 @@
+"""A sweep with its tracker, its files and its models: what the command and the API both run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from autoprune.orchestration.artifacts import MODEL_FOLDER, load
+from autoprune.orchestration.baseline import EpochReport
+from autoprune.orchestration.files import FilesWatcher
+from autoprune.orchestration.folders import check_writable
+from autoprune.orchestration.session import (
+    Prepared,
+    SweepRequest,
+    SweepResult,
+    prepare,
+    resume,
+    start,
+)
+from autoprune.orchestration.sweep import Watcher
+from autoprune.orchestration.tracking.connection import check, first_line, missing_file, shown
+from autoprune.orchestration.tracking.provenance import gather
+from autoprune.orchestration.tracking.serving import ServingError, log_model
+from autoprune.orchestration.tracking.tracker import MlflowTracker
+from autoprune.orchestration.work import trial_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where results go besides the sweep's folder: an MLflow URI, or nowhere."""
+
+    uri: str | None = None
+    keep_all_models: bool = False
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A sweep that ended, and what of it was lost, in its folder or in its tracking store."""
+
+    result: SweepResult
+    lost: tuple[str, ...] = ()
+
+
+def launch(
+    request: SweepRequest,
+    tracking: Tracking,
+    *,
+    folder: Path | None = None,
+    watchers: Sequence[Watcher] = (),
+    on_epoch: EpochReport | None = None,
+    on_prepared: Callable[[Prepared], None] | None = None,
+) -> Launched:
+    """Run a sweep, or go on with the one in `folder`, and log the front's networks.
+
+    Folder, executor and tracking store are tried before anything else: without them nothing
+    starts. A new
+    sqlite store is made once the baseline stands, so that a request at fault leaves none.
+    `on_epoch` hears of the baseline's training, `on_prepared` of the baseline's figures.
+    """
+    check_writable(request.output)
+    request.executor.check()
+    if tracking.uri is not None:
+        _check_without_making(tracking.uri)
+    prepared = prepare(request, report=on_epoch)
+    if tracking.uri is not None:
+        check(tracking.uri)
+    if on_prepared is not None:
+        on_prepared(prepared)
+    tracker = None
+    if tracking.uri is not None:
+        tracker = MlflowTracker(
+            tracking.uri, provenance=gather(_shown(request.config or {}), Path.cwd())
+        )
+
+    def run_ids() -> Mapping[int, str]:
+        return tracker.run_ids if tracker is not None else {}
+
+    files: list[FilesWatcher] = []
+
+    def watch(place: Path) -> Sequence[Watcher]:
+        files.append(FilesWatcher(place, run_ids=run_ids, keep_all=tracking.keep_all_models))
+        return [*([tracker] if tracker is not None else []), *files, *watchers]
+
+    if folder is None:
+        result = start(prepared, watchers=watch)
+    else:
+        result = resume(prepared, folder, watchers=watch)
+    lost = [result.repaired, *(watcher.fault for watcher in files)]
+    if tracker is not None:
+        unwritten = tracker.summary()
+        lost += [unwritten] if unwritten else _log_front(prepared, result, tracker)
+    return Launched(result, tuple(line for line in lost if line))
+
+
+def _check_without_making(uri: str) -> None:
+    file = missing_file(uri)
+    if file is None:
+        check(uri)
+    else:
+        check_writable(file.parent)
+
+
+def _shown(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as it may be shown: the tracking URI without its password."""
+    tracking = config.get("tracking")
+    if not tracking or not tracking["uri"]:
+        return dict(config)
+    return {**config, "tracking": {**tracking, "uri": shown(tracking["uri"])}}
+
+
+def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) -> Iterator[str]:
+    """Log the front's networks to their runs; yields what could not be, and why."""
+    client = MlflowClient(tracking_uri=tracker.uri)
+    example = prepared.request.task.example()
+    for member in result.view.front.members:
+        number = member.trial.number
+        place = trial_folder(result.folder, number) / MODEL_FOLDER
+        try:
+            network = load(place, model=prepared.baseline.model)
+            log_model(client, tracker.run_ids[number], network, example=example)
+        except ServingError as error:
+            yield f"the networks are not in MLflow: {error}"
+            return  # what one network of the architecture cannot do, none can
+        except (MlflowException, OSError, KeyError) as error:
+            yield f"the network of trial {number} is not in MLflow: {first_line(error)}"

@@ -1,0 +1,1 @@
+"""From the front to the registry: select, prove afresh, register, roll back."""

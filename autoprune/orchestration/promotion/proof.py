@@ -1,0 +1,133 @@
+"""Proving a pruned network again, in a fresh process that runs this module.
+
+The process knows nothing of the sweep. It rebuilds the network from its folder, compares its
+outputs with those it was saved with, judges it on the test split, and measures its speed against
+the baseline.
+"""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import cloudpickle
+import torch
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.trial import Speedup
+from autoprune.evaluation import example_outputs
+from autoprune.measurement.latency import SpeedMeter
+from autoprune.orchestration.artifacts import load, read_outputs
+from autoprune.pruning.accuracy import evaluate
+from autoprune.tasks.protocol import Task
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be proved: the network in `folder` against `baseline`, by `task` and `meter`.
+
+    Both are judged on `device`; the meter knows its own.
+    """
+
+    folder: Path
+    baseline: nn.Module
+    task: Task
+    meter: SpeedMeter
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a fresh process found.
+
+    `difference` is the largest absolute difference between the outputs saved with the network
+    and those of the rebuilt one, relative to the largest output (infinite where they cannot be
+    compared); `candidate` and `baseline` hold the task's metrics on the test split.
+    """
+
+    difference: float
+    candidate: Mapping[str, float]
+    baseline: Mapping[str, float]
+    speedup: Speedup
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a proof from `to_json`."""
+        return cls(**{**data, "speedup": Speedup(**data["speedup"])})
+
+
+def prove(subject: Subject) -> Proof:
+    """Rebuild, compare, judge and measure, in this process."""
+    torch.set_num_threads(subject.threads)
+    task, device = subject.task, subject.device
+    network = load(subject.folder, model=subject.baseline)
+    saved, found = read_outputs(subject.folder), example_outputs(network, task)
+    judged = [
+        evaluate(copy.deepcopy(model).to(device), task, "test")
+        for model in (network, subject.baseline)
+    ]
+    return Proof(
+        difference=difference(saved, found),
+        candidate=judged[0],
+        baseline=judged[1],
+        speedup=subject.meter.measure(network, subject.baseline, task.example()),
+    )
+
+
+def difference(saved: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
+    """How far outputs are apart, relative to the largest saved one.
+
+    Infinite where their shapes differ, or where one holds a NaN or an infinity.
+    """
+    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in found]:
+        return math.inf
+    if not saved:
+        return 0.0
+    before, now = (torch.cat([t.double().flatten() for t in side]) for side in (saved, found))
+    if not (before.isfinite().all() and now.isfinite().all()):
+        return math.inf
+    scale = float(before.abs().max()) if before.numel() else 0.0
+    apart = float((before - now).abs().max()) if before.numel() else 0.0
+    return apart / scale if scale > 0 else apart
+
+
+def prove_afresh(subject: Subject, *, code_paths: Sequence[str] = ()) -> Proof:
+    """`prove` in a new process. Raises AutopruneError with its last words where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        order, answer = Path(folder) / "subject.pkl", Path(folder) / "proof.json"
+        order.write_bytes(cloudpickle.dumps(subject))
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, str(order), str(answer), *code_paths],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or not answer.is_file():
+            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            raise AutopruneError(
+                f"the proof of {subject.folder} could not be made: {last[0]}; mend that, or "
+                "choose another member of the front"
+            )
+        return Proof.from_json(json.loads(answer.read_text()))
+
+
+def _main(order: str, answer: str, *code_paths: str) -> None:
+    sys.path[:0] = code_paths
+    subject = cloudpickle.loads(Path(order).read_bytes())
+    Path(answer).write_text(json.dumps(prove(subject).to_json()))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

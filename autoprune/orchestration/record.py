@@ -1,0 +1,185 @@
+"""What a journal's lines say, and the rules they keep: reading needs no lock and changes nothing.
+
+The first line is the header, then come asks and tells in the order they happened. Each line is one
+JSON object with the CRC-32 of the rest of it, so that a flipped bit inside a number is noticed too.
+A crash can only tear the last line, because each one is written at the end of the file and synced
+before the next one starts: a line without its newline never counted. Anything else that is wrong
+is refused, by file and line.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.trial import Observation, Trial
+
+VERSION = 1
+
+
+class JournalError(AutopruneError):
+    """A journal that cannot be written or trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A trial was proposed, `at` seconds into the sweep."""
+
+    trial: Trial
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A trial came to an outcome, `at` seconds into the sweep."""
+
+    observation: Observation
+    at: float
+
+
+Event = Asked | Told
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a journal holds: the sweep's facts, its events in order, and a torn last line.
+
+    `torn` says what stands after the last whole line, None where nothing does; `size` counts the
+    bytes up to there.
+    """
+
+    header: Mapping[str, Any]
+    events: tuple[Event, ...]
+    torn: str | None
+    size: int
+
+
+def read_journal(path: Path) -> Record:
+    """Read a journal without changing or locking it, also while a sweep writes it.
+
+    Raises JournalError for a file that is missing, has no header, or holds a line other than a
+    torn last one that is not as it was written.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JournalError(
+            f"{path}: no journal can be read here ({error.strerror}); name a sweep that exists"
+        ) from error
+    whole, newline, rest = data.rpartition(b"\n")
+    lines = whole.split(b"\n") if newline else []
+    if not lines:
+        raise JournalError(
+            f"{path}: the journal has no header, so its sweep never started; "
+            "delete its folder and start the sweep again"
+        )
+    torn = f"{path}: line {len(lines) + 1} was torn by a crash ({len(rest)} bytes)"
+    header, ledger = None, Ledger()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = decode(line)
+            if header is None:
+                header = facts_of(record)
+            else:
+                ledger.take(_event(record))
+        except FaultError as fault:
+            raise JournalError(
+                f"{path}, line {number}: {fault}; the file was changed or damaged after it was "
+                f"written: restore it from a copy, or start a new sweep"
+            ) from fault
+    assert header is not None
+    return Record(header, tuple(ledger.events), torn if rest else None, len(data) - len(rest))
+
+
+class FaultError(Exception):
+    """What is wrong with one line."""
+
+
+class Ledger:
+    """The rules between events: a number is asked once, then told once, as it was asked."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._asked: dict[int, Trial] = {}
+        self._told: set[int] = set()
+
+    def check(self, event: Event) -> None:
+        """Raise FaultError unless `event` may come next."""
+        match event:
+            case Asked(trial=trial):
+                if trial.number in self._asked:
+                    raise FaultError(f"trial {trial.number} is asked a second time")
+            case Told(observation=observation):
+                number = observation.trial.number
+                if number not in self._asked:
+                    raise FaultError(f"trial {number} is told but was never asked")
+                if number in self._told:
+                    raise FaultError(f"trial {number} is told a second time")
+                if observation.trial != self._asked[number]:
+                    raise FaultError(f"trial {number} is told with another spec or seed")
+
+    def take(self, event: Event) -> None:
+        """Add an event. Raises FaultError unless it may come next."""
+        self.check(event)
+        match event:
+            case Asked(trial=trial):
+                self._asked[trial.number] = trial
+            case Told(observation=observation):
+                self._told.add(observation.trial.number)
+        self.events.append(event)
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """One line, newline included, of plain JSON types with finite numbers."""
+    text = _canonical(record)
+    return _canonical({**record, "crc": f"{zlib.crc32(text):08x}"}) + b"\n"
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The record of a line, without its newline. Raises FaultError unless `encode` wrote it."""
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise FaultError("it is not a JSON object")
+        body = {key: value for key, value in record.items() if key != "crc"}
+        again = encode(body)
+    except ValueError as error:
+        raise FaultError(f"it is not JSON ({error})") from error
+    # Comparing the whole line also refuses what JSON reads as the same: spaces, repeated keys.
+    if again != line + b"\n":
+        raise FaultError("it does not agree with its checksum")
+    return body
+
+
+def facts_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sweep's facts in the header's record. Raises FaultError where it is none."""
+    if record.get("event") != "header":
+        raise FaultError("the first line is no header")
+    if record.get("version") != VERSION:
+        raise FaultError(f"version {record.get('version')!r} is not {VERSION}, the one known here")
+    facts = record.get("facts")
+    if not isinstance(facts, dict):
+        raise FaultError("the header holds no facts")
+    return facts
+
+
+def _event(record: Mapping[str, Any]) -> Event:
+    kind = record.get("event")
+    try:
+        match kind:
+            case "ask":
+                return Asked(Trial.from_json(record["trial"]), float(record["at"]))
+            case "tell":
+                observation = Observation.from_json(record["observation"])
+                return Told(observation, float(record["at"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FaultError(f"its {kind} cannot be understood ({error!r})") from error
+    raise FaultError(f"event {kind!r} is not known, only 'ask' and 'tell' may follow the header")

@@ -1,0 +1,146 @@
+"""What the dashboard's figures are made of: looks, marks with intervals, hover texts, axes.
+
+Figures are plotly.js specifications as plain dicts, built without plotly's Python: its figure
+classes validate every property, which costs more than everything else here, and the page is
+rewritten while the sweep runs. Text from users goes through `escape`, because plotly.js reads a
+subset of HTML in its texts.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.domain.trial import Observation
+from autoprune.orchestration.reports.pareto import metrics_of, place_of
+from autoprune.orchestration.view import SweepView
+
+Figure = dict[str, Any]
+
+HOVER_GROUPS = 18
+HOVER_NAME = 28
+QUIET_BARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How trials of one place are drawn. Colours are Okabe and Ito's, safe for the colour-blind."""
+
+    label: str
+    color: str
+    symbol: str
+    size: int
+
+
+LOOKS = {
+    "dominated": Look("dominated", "#8a94a3", "circle", 7),
+    "infeasible": Look("breaks a constraint", "#E69F00", "triangle-down", 9),
+    "stopped": Look("stopped early", "#CC79A7", "x-thin-open", 8),
+    "front": Look("front", "#0072B2", "circle", 10),
+}
+GRID_COLOR = "#e8ebf0"
+TEXT_COLOR = "#1f2937"
+
+
+def escape(text: object) -> str:
+    """Text that plotly.js shows as it is written."""
+    return html.escape(str(text), quote=False)
+
+
+def shorten(name: str, most: int) -> str:
+    """A group's name with its middle left out where it is longer than `most` characters."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def points(view: SweepView, place: str, look: Look, *, x: str, y: str) -> Figure:
+    """The trials of one place as marks with intervals; those without both values are left out.
+
+    `x` and `y` name metrics; ``macs_ratio`` is the baseline's MACs over the trial's. Off the
+    front more than `QUIET_BARS` trials go without intervals, which would cover the front's.
+    """
+    drawn = []
+    for observation in view.observations:
+        found = metrics_of(observation)
+        if "macs" in view.baseline and found.get("macs", 0) > 0:
+            found["macs_ratio"] = view.baseline["macs"] / found["macs"]
+        if x in found and y in found and place_of(view, observation) == place:
+            drawn.append((observation, found))
+    quiet = place != "front"
+    bars = not quiet or len(drawn) <= QUIET_BARS
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{look.label} ({len(drawn)})",
+        "x": [found[x] for _, found in drawn],
+        "y": [found[y] for _, found in drawn],
+        "error_x": _interval([found for _, found in drawn if bars], x, look, quiet),
+        "error_y": _interval([found for _, found in drawn if bars], y, look, quiet),
+        "marker": {
+            "color": look.color,
+            "symbol": look.symbol,
+            "size": look.size,
+            "opacity": 0.75 if quiet else 1,
+            "line": {"color": look.color if "open" in look.symbol else "#ffffff", "width": 1.5},
+        },
+        "hovertext": [_hover(view, observation, found) for observation, found in drawn],
+        "hoverinfo": "text",
+    }
+
+
+def layout(x: str, y: str) -> Figure:
+    """The layout that all figures share, with the titles of the two axes."""
+    axis = {
+        "gridcolor": GRID_COLOR,
+        "linecolor": "#9aa4b2",
+        "zeroline": False,
+        "automargin": True,
+        "ticks": "outside",
+        "tickcolor": "#9aa4b2",
+    }
+    return {
+        "xaxis": {**axis, "title": {"text": x, "standoff": 10}},
+        "yaxis": {**axis, "title": {"text": y, "standoff": 10}},
+        "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13}
+        | {"color": TEXT_COLOR},
+        "margin": {"l": 64, "r": 24, "t": 20, "b": 56},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": "#9aa4b2", "align": "left"},
+        "hovermode": "closest",
+        "uirevision": "same",
+    }
+
+
+def _interval(found: Sequence[dict[str, float]], name: str, look: Look, quiet: bool) -> Figure:
+    """Error bars from `<name>_low` to `<name>_high`; none where no bound is known."""
+    high = [max(f.get(f"{name}_high", f[name]) - f[name], 0.0) for f in found]
+    low = [max(f[name] - f.get(f"{name}_low", f[name]), 0.0) for f in found]
+    if not any(high) and not any(low):
+        return {"visible": False}
+    color = f"{look.color}38" if quiet else f"{look.color}99"
+    bars = {"type": "data", "symmetric": False, "array": high, "arrayminus": low}
+    return {**bars, "color": color, "thickness": 1 if quiet else 1.5, "width": 0}
+
+
+def _hover(view: SweepView, observation: Observation, found: dict[str, float]) -> str:
+    main, spec = view.goal.main.metric, observation.trial.spec
+    stopped = getattr(observation.outcome, "stopped_by", None)
+    lines = [f"<b>trial {observation.trial.number}</b>"]
+    lines += [f"stopped by {escape(stopped)}"] if stopped else []
+    lines += [_with_bounds(name, found) for name in (main, "speedup") if name in found]
+    lines += [f"{found['latency_ms']:.3g} ms"] if "latency_ms" in found else []
+    if "macs_ratio" in found:
+        lines.append(f"{found['macs_ratio']:.2f}x fewer MACs")
+    lines.append("<b>kept</b>")
+    for group in view.space.groups[:HOVER_GROUPS]:
+        name = escape(shorten(group.name, HOVER_NAME))
+        lines.append(f"{name}: {spec.widths[group.name]} of {group.size}")
+    more = len(view.space.groups) - HOVER_GROUPS
+    return "<br>".join([*lines, *([f"and {more} more groups"] if more > 0 else [])])
+
+
+def _with_bounds(name: str, found: dict[str, float]) -> str:
+    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return f"{escape(name)} {found[name]:.4g}{interval}"

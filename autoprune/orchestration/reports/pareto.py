@@ -1,0 +1,171 @@
+"""Reports of a sweep as plain data and text: what `pareto.json`, the CSV and the note hold."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.domain.objective import Direction
+from autoprune.domain.trial import Failure, Measurement, Observation
+from autoprune.orchestration.view import SweepView, state_of
+
+NOTE_ROWS = 8
+BASELINE_FIRST = ("latency_ms", "macs", "params")
+
+
+def pareto_json(view: SweepView) -> dict[str, Any]:
+    """The front and its baseline in plain JSON types, the same for the same view.
+
+    Members stand best first by the goal's main metric, which goes under its own name. A value
+    that was not measured is None; the bounds of the main metric are present where known.
+    """
+    return {
+        "sweep_id": view.sweep_id,
+        "baseline": _baseline(view),
+        "front": [_member(view, observation) for observation in view.front.members],
+        "hypervolume": view.hypervolume,
+        "counts": dict(view.counts),
+        "search_s": view.search_s,
+        "utilisation": view.utilisation,
+    }
+
+
+def pareto_csv(view: SweepView) -> str:
+    """The front as CSV with one row a member and one column ``kept:<group>`` a group."""
+    rows = []
+    for member in pareto_json(view)["front"]:
+        widths = member.pop("widths")
+        rows.append(member | {f"kept:{name}": width for name, width in widths.items()})
+    main = view.goal.main.metric
+    columns = ["trial", "run_id", main, f"{main}_low", f"{main}_high", *_COSTS]
+    columns += [f"kept:{group.name}" for group in sorted(view.space.groups, key=lambda g: g.name)]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def note_markdown(view: SweepView, promote_command: str) -> str:
+    """The note of the sweep's run: the front in a few rows and how to promote from it.
+
+    A front of more than `NOTE_ROWS` members is thinned evenly between its two ends.
+    """
+    main = view.goal.main.metric
+    counts = view.counts
+    lines = [
+        f"### Sweep `{view.sweep_id}`",
+        "",
+        f"Baseline: {main} {view.baseline[main]:.4g}"
+        + (f", {view.baseline['latency_ms']:.3g} ms" if "latency_ms" in view.baseline else "")
+        + f". {counts['finished']} trials finished, {counts['stopped']} stopped by a constraint, "
+        f"{counts['failed']} failed. Hypervolume {view.hypervolume:.4g}.",
+        "",
+    ]
+    members = view.front.members
+    if not members:
+        return "\n".join([*lines, "The front is empty so far."])
+    shown = _spread(members, NOTE_ROWS)
+    lines += [
+        f"| trial | {main} | speedup | 95% interval | latency (ms) |",
+        "|--:|--:|--:|:-:|--:|",
+    ]
+    for row in [_member(view, member) for member in shown]:
+        interval = f"{_text(row['speedup_low'])} to {_text(row['speedup_high'])}"
+        lines.append(
+            f"| {row['trial']} | {row[main]:.4g} | {_text(row['speedup'])}x | {interval} "
+            f"| {_text(row['latency_ms'])} |"
+        )
+    if len(members) > len(shown):
+        lines.append(f"\n{len(members) - len(shown)} more members are in `pareto.json`.")
+    return "\n".join([*lines, "", "Promote one:", "", "```", promote_command, "```"])
+
+
+def fastest_worth_having(view: SweepView) -> Observation | None:
+    """The front's fastest member whose main metric is within the goal's reference, if any."""
+    edge, sign = view.goal.reference[0], _sign(view.goal.main.direction)
+    worth = [
+        (speedup, -observation.trial.number, observation)
+        for observation in view.front.members
+        if (speedup := metrics_of(observation).get("speedup")) is not None
+        and sign * (metrics_of(observation)[view.goal.main.metric] - edge) >= 0
+    ]
+    return max(worth, key=lambda found: found[:2])[2] if worth else None
+
+
+def live_metrics(view: SweepView) -> dict[str, float]:
+    """What the sweep's run shows while it goes on."""
+    found = {
+        "hypervolume": view.hypervolume,
+        "front_size": float(len(view.front)),
+        "failed": float(view.counts["failed"]),
+    }
+    best = fastest_worth_having(view)
+    return found | ({} if best is None else {"best_speedup_at_budget": metrics_of(best)["speedup"]})
+
+
+def metrics_of(observation: Observation) -> dict[str, float]:
+    """What was measured, with the bounds of the speedup beside it; empty for a failure."""
+    outcome = observation.outcome
+    if isinstance(outcome, Failure):
+        return {}
+    speed = outcome.speedup
+    if speed is None:
+        return dict(outcome.metrics)
+    bounds = {"speedup_low": speed.low, "speedup_high": speed.high}
+    measured = {"speedup": speed.ratio, **bounds, "latency_ms": speed.candidate_ms}
+    return measured | dict(outcome.metrics)
+
+
+def place_of(view: SweepView, observation: Observation) -> str:
+    """``front``, ``dominated``, ``infeasible`` (finished), ``stopped`` or ``failed``."""
+    state = state_of(observation)
+    if state != "finished":
+        return state
+    if observation.trial.number in view.front:
+        return "front"
+    assert isinstance(observation.outcome, Measurement)
+    return "dominated" if view.goal.feasible(observation.outcome) else "infeasible"
+
+
+_COSTS = ("speedup", "speedup_low", "speedup_high", "latency_ms", "macs", "params")
+
+
+def _baseline(view: SweepView) -> dict[str, float]:
+    names = [view.goal.main.metric, *BASELINE_FIRST]
+    first = {name: view.baseline[name] for name in names if name in view.baseline}
+    return first | {name: view.baseline[name] for name in sorted(view.baseline)}
+
+
+def _member(view: SweepView, observation: Observation) -> dict[str, Any]:
+    main, found = view.goal.main.metric, metrics_of(observation)
+    bounds = {name: found[name] for name in (f"{main}_low", f"{main}_high") if name in found}
+    return {
+        "trial": observation.trial.number,
+        "run_id": view.run_ids.get(observation.trial.number),
+        main: found[main],
+        **bounds,
+        **{name: _whole(name, found) for name in _COSTS if name != main},
+        "widths": observation.trial.spec.widths,
+    }
+
+
+def _whole(name: str, found: Mapping[str, float]) -> float | int | None:
+    value = found.get(name)
+    counts = name in ("macs", "params") and value is not None and float(value).is_integer()
+    return int(value) if counts and value is not None else value
+
+
+def _spread(members: tuple[Observation, ...], most: int) -> list[Observation]:
+    """At most `most` members, evenly apart, with the first and the last among them."""
+    if len(members) <= most:
+        return list(members)
+    return [members[round(i * (len(members) - 1) / (most - 1))] for i in range(most)]
+
+
+def _sign(direction: Direction) -> float:
+    return 1.0 if direction is Direction.MAX else -1.0
+
+
+def _text(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3g}"

@@ -1,0 +1,367 @@
+"""A sweep from its request to its result: plan, sweep, resume. The one way through everything."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import COST_METRICS, Constraint, Goal, build_goal
+from autoprune.domain.protocols import SearcherFactory
+from autoprune.domain.space import Bounds, SearchSpace, build_space
+from autoprune.evaluation import TrialContext, TrialLimits, portable
+from autoprune.measurement.cost import costs
+from autoprune.measurement.latency import SpeedMeter
+from autoprune.measurement.quiet import Gate, NoGate
+from autoprune.orchestration.artifacts import write_weights
+from autoprune.orchestration.baseline import (
+    Baseline,
+    EpochReport,
+    load_checkpoint,
+    rising,
+    train_baseline,
+)
+from autoprune.orchestration.folders import (
+    BASELINE_FILE,
+    JOURNAL_FILE,
+    make_folder,
+    new_id,
+    output_word,
+    view_of,
+)
+from autoprune.orchestration.interrupt import Interrupt, OnInterrupt
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.sweep import Budget, Sweep, Watcher
+from autoprune.orchestration.view import SweepView
+from autoprune.pruning.accuracy import evaluate
+from autoprune.pruning.graph import Dependencies, trace
+from autoprune.pruning.importance import Criterion
+from autoprune.pruning.recover import FitPlan
+from autoprune.tasks.protocol import Task
+
+
+class Executor(Protocol):
+    """Runs the trials of a sweep: in this process, or in slots of a cluster."""
+
+    @property
+    def slots(self) -> int:
+        """How many trials run at a time."""
+        ...
+
+    def check(self) -> None:
+        """Raise AutopruneError, within seconds, where trials could not run at all."""
+        ...
+
+    def run(
+        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+    ) -> None:
+        """Run trials until the sweep has none to give and none is running."""
+        ...
+
+
+@dataclass(frozen=True)
+class BaselineRequest:
+    """Where the unpruned network's weights come from.
+
+    In this order: `checkpoint`; training by `plan`; or the weights that the model has (both
+    None). A checkpoint that is an MLflow URI is fetched from `store`. `identity` tells
+    model, data and training apart in the cache.
+    """
+
+    checkpoint: str | None = None
+    store: str | None = None
+    plan: FitPlan | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpaceRequest:
+    """How far which groups may shrink."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+    overrides: Sequence[Bounds] = ()
+    exclude: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class GoalRequest:
+    """Objectives by metric name, constraints, and what overrides the reference point."""
+
+    metrics: Sequence[str] = ("main", "speedup")
+    constraints: Sequence[Constraint] = ()
+    reference: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """All that a sweep needs, as plain objects. Nothing has been started or written yet.
+
+    `config` is what the request was made from, as plain JSON: it is stored with the sweep, so
+    that a resume can make the same request again. None where there is no such thing.
+    `experiment` is the tracker's, `name` by default. `code_paths` are where the user's own
+    modules are found. `on_signal` hears of the first Ctrl-C at once, in the signal's handler.
+    """
+
+    name: str
+    model: nn.Module
+    task: Task
+    meter: SpeedMeter
+    searcher: SearcherFactory
+    executor: Executor
+    budget: Budget
+    output: Path = Path("outputs")
+    seed: int = 0
+    baseline: BaselineRequest = field(default_factory=BaselineRequest)
+    space: SpaceRequest = field(default_factory=SpaceRequest)
+    goal: GoalRequest = field(default_factory=GoalRequest)
+    criteria: Mapping[str, Criterion] = field(default_factory=dict)
+    recoveries: Mapping[str, FitPlan] = field(default_factory=dict)
+    limits: TrialLimits = field(default_factory=TrialLimits)
+    gate: Gate = field(default_factory=NoGate)
+    graph_limit_s: float = 60.0
+    device: str = "cpu"
+    threads: int = 1
+    model_config: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | None = None
+    experiment: str | None = None
+    code_paths: Sequence[str] = ()
+    on_interrupt: OnInterrupt = OnInterrupt.FINISH
+    on_signal: Callable[[OnInterrupt], None] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep would do: the space, what cannot be pruned and why, and the network's costs."""
+
+    dependencies: Dependencies
+    space: SearchSpace
+    costs: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose baseline is trained and judged, ready for its first trial."""
+
+    request: SweepRequest
+    plan: Plan
+    baseline: Baseline
+    metrics: Mapping[str, float]
+    context: TrialContext
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def goal(self) -> Goal:
+        """The sweep's goal, with its reference point."""
+        return self.context.goal
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that ended: its folder, its last view, and whether the budget was used up.
+
+    `repaired` tells of a torn line that a resume cut off its journal.
+    """
+
+    folder: Path
+    view: SweepView
+    complete: bool
+    repaired: str | None = None
+
+
+def make_plan(request: SweepRequest) -> Plan:
+    """Trace the network and lay out its search space; starts and writes nothing.
+
+    Raises AutopruneError where the network fails on the task's example input, cannot be traced,
+    or has nothing to prune, and where the space, a metric's name or the searcher is wrong.
+    """
+    model = portable(request.model)
+    example = request.task.example()
+    dependencies = trace(model, example, time_limit_s=request.graph_limit_s)
+    space = build_space(
+        dependencies.groups,
+        request.space.bounds,
+        overrides=request.space.overrides,
+        exclude=request.space.exclude,
+        criteria=tuple(request.criteria),
+        recoveries=tuple(request.recoveries),
+    )
+    found = costs(model, example)
+    # a misnamed metric and a searcher that cannot be built are refused before anything is trained
+    request.searcher(space, rehearse_goal(request.goal, request.task), request.seed)
+    warnings = []
+    if all(len(axis.widths) == 1 for axis in space.axes):
+        warnings.append("every group has one legal width only: there is nothing to search")
+    return Plan(dependencies, space, found, tuple(warnings))
+
+
+def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prepared:
+    """Plan, train or load the baseline, and judge it. `report` hears of training epochs."""
+    plan = make_plan(request)
+    baseline = load_baseline(request, report=report)
+    example = request.task.example()
+    values = evaluate(baseline.model, request.task, "val", step_guard=request.gate.step)
+    twin = copy.deepcopy(baseline.model)
+    speed = request.meter.measure(twin, baseline.model, example)
+    metrics = values | costs(baseline.model, example)
+    metrics |= {"latency_ms": speed.baseline_ms, "speedup": 1.0}
+    context = TrialContext(
+        model=baseline.model,
+        dependencies=plan.dependencies,
+        task=request.task,
+        goal=_goal(request.goal, request.task, metrics),
+        meter=request.meter,
+        baseline_ms=speed.baseline_ms,
+        recoveries=request.recoveries,
+        criteria=request.criteria,
+        limits=request.limits,
+        model_config=request.model_config,
+        step_guard=request.gate.step,
+        device=request.device,
+        threads=request.threads,
+    )
+    warnings = list(plan.warnings)
+    main = request.task.metrics[0]
+    if rising(baseline.history, main):
+        warnings.append(
+            f"the baseline's {main.name} on val was still improving when its training ended "
+            f"({baseline.history[-1]:.4g}): pruning a network that is not trained out flatters "
+            "the front; raise baseline.fit.epochs"
+        )
+    return Prepared(request, plan, baseline, metrics, context, tuple(warnings))
+
+
+WatchersFor = Callable[[Path], Sequence[Watcher]]
+
+
+def nobody(folder: Path) -> Sequence[Watcher]:
+    """No watcher, whatever the folder."""
+    del folder
+    return ()
+
+
+def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
+    """Run a new sweep in a folder of its own below the request's output folder.
+
+    `watchers` are made for that folder; they hear of events in the order they stand.
+    """
+    request = prepared.request
+    view = SweepView(
+        sweep_id=new_id(request.name),
+        experiment=request.experiment or request.name,
+        goal=prepared.goal,
+        space=prepared.plan.space,
+        baseline=dict(prepared.metrics),
+        slots=request.executor.slots,
+        output=output_word(request.output),
+    )
+    folder = make_folder(request.output, view.sweep_id)
+    write_weights(folder / BASELINE_FILE, prepared.baseline.model.state_dict())
+    header = {
+        "sweep_id": view.sweep_id,
+        "experiment": view.experiment,
+        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "seed": request.seed,
+        "slots": view.slots,
+        "output": view.output,
+        "baseline_digest": prepared.baseline.digest,
+        "goal": view.goal.to_json(),
+        "space": view.space.to_json(),
+        "baseline": dict(view.baseline),
+        "budget": asdict(request.budget),
+        "config": request.config,
+        "code_paths": list(request.code_paths),
+    }
+    with Journal.create(folder / JOURNAL_FILE, header) as journal:
+        return _run(prepared, view, journal, watchers)
+
+
+def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) -> SweepResult:
+    """Go on with the sweep in `folder`: replay its journal, then run what remains."""
+    with Journal.open(folder / JOURNAL_FILE) as journal:
+        view = view_of(journal)
+        if view.space != prepared.plan.space:
+            raise AutopruneError(
+                f"{folder}: the network or the space is not what this sweep began with; resume "
+                "with the model, data and versions of its journal"
+            )
+        if journal.header["baseline_digest"] != prepared.baseline.digest:
+            raise AutopruneError(
+                f"{folder}: the network's weights are not those this sweep began with, which are "
+                f"in {BASELINE_FILE} there; resume with them"
+            )
+        return _run(prepared, view, journal, watchers)
+
+
+def _run(
+    prepared: Prepared, view: SweepView, journal: Journal, watchers: WatchersFor
+) -> SweepResult:
+    request = prepared.request
+    folder = journal.path.parent
+    sweep = Sweep(
+        view,
+        journal,
+        request.searcher(view.space, view.goal, request.seed),
+        budget=request.budget,
+        seed=request.seed,
+        watchers=watchers(folder),
+    )
+    interrupt = Interrupt(request.on_interrupt, hook=request.on_signal)
+    # the goal of the journal, not one measured anew: a sweep's reference point is fixed
+    context = replace(prepared.context, goal=view.goal, baseline_ms=view.baseline["latency_ms"])
+    with interrupt.listening(), sweep.watched():
+        request.executor.run(sweep, context, folder, interrupt=interrupt)
+    complete = sweep.spent and not sweep.running
+    return SweepResult(folder, sweep.view, complete, repaired=journal.repaired)
+
+
+def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -> Baseline:
+    """The unpruned network with its weights: loaded, trained, or as the request has it."""
+    wanted = request.baseline
+    model = copy.deepcopy(request.model)
+    if wanted.checkpoint is not None:
+        return load_checkpoint(model, wanted.checkpoint, store=wanted.store)
+    if wanted.plan is None:
+        return Baseline(portable(model), "as given")
+    return train_baseline(
+        model,
+        request.task,
+        wanted.plan,
+        identity=wanted.identity,
+        cache=request.output / "baselines",
+        seed=request.seed,
+        device=request.device,
+        report=report,
+    )
+
+
+def rehearse_goal(goal: GoalRequest, task: Task) -> Goal:
+    """The goal before anything was measured: its reference point means nothing yet.
+
+    Raises AutopruneError for a metric that there is not, and for constraints on one metric that
+    nothing can meet together.
+    """
+    names = [metric.name for metric in task.metrics]
+    found = _goal(goal, task, dict.fromkeys([*names, *COST_METRICS], 1.0))
+    for metric in {constraint.metric for constraint in found.constraints}:
+        own = [c for c in found.constraints if c.metric == metric]
+        low, high = max(c.low for c in own), min(c.high for c in own)
+        if low > high:
+            raise AutopruneError(
+                f"constraints on {metric!r}: {' and '.join(map(str, own))}; nothing meets them all"
+            )
+    return found
+
+
+def _goal(goal: GoalRequest, task: Task, baseline: Mapping[str, float]) -> Goal:
+    return build_goal(
+        goal.metrics,
+        task.metrics,
+        baseline,
+        constraints=goal.constraints,
+        reference=goal.reference,
+    )

@@ -1,0 +1,145 @@
+"""The way to an MLflow store: checked before a sweep, quick to fail, shown without passwords."""
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from autoprune.domain.errors import AutopruneError
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SQLITE = "sqlite:///"
+
+
+def check(uri: str, *, timeout_s: float = 5.0) -> None:
+    """Make sure that an MLflow store answers at `uri`; creates a database's tables.
+
+    Tables are created here, in the one process that will write, because MLflow 3.17 fails where
+    several processes open a fresh sqlite file. Raises AutopruneError within a few `timeout_s`.
+    """
+    # MLflow 3.17 tells at INFO of every table it makes
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in (*DEFAULT_PORTS, "sqlite", "databricks"):
+        raise AutopruneError(
+            f"tracking.uri {shown(uri)!r} is not a tracking server or database; "
+            "use http(s)://host:port, sqlite:///path/mlflow.db or postgresql://..."
+        )
+    try:
+        if scheme in DEFAULT_PORTS:
+            _knock(uri, scheme, timeout_s)
+        if scheme not in ("http", "https", "databricks"):
+            _connect(uri)
+        with short_requests(timeout_s):
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except (MlflowException, OSError, SQLAlchemyError, ValueError, ImportError) as error:
+        raise AutopruneError(
+            f"no MLflow store answers at {shown(uri)} ({first_line(error)}); "
+            "start the server or set tracking.uri"
+        ) from error
+
+
+def missing_file(uri: str) -> Path | None:
+    """The file of a sqlite store that does not exist yet; None for every other store."""
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(SQLITE) and path and not Path(path).exists() else None
+
+
+def check_existing(uri: str) -> None:
+    """`check`, and refuse a sqlite store that does not exist instead of creating it."""
+    missing = missing_file(uri)
+    if missing is not None:
+        raise AutopruneError(
+            f"there is no MLflow store {missing}; the sweep ran with tracking=none, or set the "
+            "uri to where its store is now"
+        )
+    check(uri)
+
+
+def shown(uri: str) -> str:
+    """A URI without its password."""
+    return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", uri)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message without passwords, at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0][:300]) if lines else type(error).__name__
+
+
+def artifact_root(uri: str) -> str | None:
+    """Where a sqlite store keeps artifacts: beside its file. None leaves it to the server.
+
+    MLflow would otherwise take ./mlruns of whatever directory the process happens to be in.
+    """
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    if not uri.startswith(SQLITE) or not path:
+        return None
+    return (Path(path).resolve().parent / "mlartifacts").as_uri()
+
+
+def transient(error: Exception) -> bool:
+    """Whether the same request may succeed later: no answer, an overloaded or failing server."""
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    elif isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    else:
+        return isinstance(error, (OSError, sqlalchemy.exc.OperationalError))
+    return status >= 500 or status in (408, 429)
+
+
+@contextmanager
+def short_requests(timeout_s: float) -> Iterator[None]:
+    """Let MLflow's HTTP requests give up soon; by default they retry for four minutes.
+
+    MLflow 3.17 reads these settings from the environment at every request and takes them in no
+    other way.
+    """
+    settings = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _knock(uri: str, scheme: str, timeout_s: float) -> None:
+    """Open and close a connection to the server's port; database drivers wait for minutes."""
+    parts = urlsplit(uri)
+    if parts.hostname:
+        port = parts.port or DEFAULT_PORTS[scheme]
+        socket.create_connection((parts.hostname, port), timeout=timeout_s).close()
+
+
+def _connect(uri: str) -> None:
+    """Open a database once; MLflow 3.17 would try ten times over more than a minute."""
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    if uri.startswith(SQLITE) and path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = sqlalchemy.create_engine(uri)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ValueError(str(error)) from error
+    try:
+        with engine.connect() as connection:
+            sqlalchemy.inspect(connection).get_table_names()
+    finally:
+        engine.dispose()

@@ -1,0 +1,147 @@
+"""One background thread that writes in order, and waits and retries where nobody answers."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+SUSPECT_AFTER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A write that may be repeated without harm, and what it is called."""
+
+    what: str
+    write: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a failed write is worth repeating, and how long to wait.
+
+    `transient` judges an error, `alive` tells whether the store answers at all: a write that
+    fails on a store that answers is dropped after a few attempts, or it would hold up the rest.
+    Waits double from `first_s` to `longest_s`.
+    """
+
+    transient: Callable[[Exception], bool]
+    alive: Callable[[], bool]
+    first_s: float = 0.5
+    longest_s: float = 10.0
+
+
+class Writer:
+    """Runs jobs one after the other in a daemon thread; `put` never waits for a write.
+
+    One job may be refreshed: of those handed to `refresh` only the latest is run, at most every
+    `refresh_s` seconds, and the last one always before the writer ends.
+    """
+
+    def __init__(self, retry: Retry, *, refresh_s: float = 5.0) -> None:
+        self._retry, self._refresh_s = retry, refresh_s
+        self._jobs: deque[Job] = deque()
+        self._latest: Job | None = None
+        self._due = 0.0
+        self._wake = threading.Condition()
+        self._closing = self._abandoned = False
+        self._lost: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="autoprune-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, what: str, write: Callable[[], None]) -> None:
+        """Queue a write."""
+        with self._wake:
+            self._jobs.append(Job(what, write))
+            self._wake.notify()
+
+    def refresh(self, what: str, write: Callable[[], None]) -> None:
+        """Replace the refreshed write by this one."""
+        with self._wake:
+            self._latest = Job(what, write)
+            self._wake.notify()
+
+    @property
+    def behind(self) -> int:
+        """How many writes are queued or under way."""
+        with self._wake:
+            return len(self._jobs) + (self._latest is not None)
+
+    def close(self, limit_s: float) -> tuple[str, ...]:
+        """Write what is queued for at most `limit_s` seconds; returns what was not written."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(limit_s)
+        with self._wake:
+            self._abandoned = True
+            self._wake.notify()
+            left = [*self._jobs, *([self._latest] if self._latest else [])]
+            return (*self._lost, *(job.what for job in left))
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            if not self._write(job):
+                return
+            with self._wake:
+                if self._jobs and self._jobs[0] is job:
+                    self._jobs.popleft()
+                else:
+                    self._due = time.monotonic() + self._refresh_s
+                    self._latest = None if self._latest is job else self._latest
+
+    def _next(self) -> Job | None:
+        """The job to write now, still in its place; None when the writer is to end."""
+        with self._wake:
+            while not self._abandoned:
+                wait = self._due - time.monotonic()
+                if self._latest is not None and (wait <= 0 or (self._closing and not self._jobs)):
+                    return self._latest
+                if self._jobs:
+                    return self._jobs[0]
+                if self._closing:
+                    return None
+                self._wake.wait(None if self._latest is None else wait)
+            return None
+
+    def _write(self, job: Job) -> bool:
+        """Whether the job is done with: written, or never to be; False where it was abandoned."""
+        attempt = 0
+        while True:
+            try:
+                job.write()
+            except Exception as error:
+                attempt += 1
+                if not self._worth_repeating(error, attempt):
+                    log.warning("%s could not be written: %s", job.what, error)
+                    with self._wake:
+                        self._lost.append(f"{job.what} ({error})")
+                    return True
+                if attempt == 1:
+                    log.warning("%s waits for the tracking store: %s", job.what, error)
+                if not self._pause(attempt):
+                    return False
+            else:
+                if attempt:
+                    log.warning("the tracking store answers again")
+                return True
+
+    def _worth_repeating(self, error: Exception, attempt: int) -> bool:
+        if not self._retry.transient(error):
+            return False
+        return attempt < SUSPECT_AFTER or not self._retry.alive()
+
+    def _pause(self, attempt: int) -> bool:
+        """Wait before the next attempt; False where the writer was abandoned meanwhile."""
+        seconds = min(self._retry.first_s * 2.0 ** (attempt - 1), self._retry.longest_s)
+        until = time.monotonic() + seconds
+        with self._wake:
+            while not self._abandoned and (left := until - time.monotonic()) > 0:
+                self._wake.wait(min(left, self._retry.first_s) if self._closing else left)
+                if self._closing:
+                    break
+            return not self._abandoned

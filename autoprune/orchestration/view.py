@@ -1,0 +1,74 @@
+"""What a sweep looks like at one moment: the one input of every report about it."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autoprune.domain.objective import Goal
+from autoprune.domain.pareto import ParetoFront
+from autoprune.domain.space import SearchSpace
+from autoprune.domain.trial import Failure, Measurement, Observation
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """A sweep's facts and its observations so far, in order of arrival.
+
+    `baseline` holds the unpruned network's metrics under the same names as a trial's
+    (``accuracy``, ``latency_ms``, ``macs``, ``params``, ``size_mb``, ...). `run_ids` maps trial
+    numbers to MLflow runs as far as they are known. `search_s` is the wall time since the first
+    trial started, `busy_s` the time that slots spent on trials, together, and `trials` the
+    number of trials the budget allows (None where only time bounds it). `output` is the folder
+    that holds the sweep's; empty for the default one.
+    """
+
+    sweep_id: str
+    experiment: str
+    goal: Goal
+    space: SearchSpace
+    baseline: Mapping[str, float]
+    observations: tuple[Observation, ...] = ()
+    run_ids: Mapping[int, str] = field(default_factory=dict)
+    trials: int | None = None
+    slots: int = 1
+    search_s: float = 0.0
+    busy_s: float = 0.0
+    output: str = ""
+
+    def command(self, verb: str) -> str:
+        """What to type to do `verb` with this sweep."""
+        where = f" output={shlex.quote(self.output)}" if self.output else ""
+        return f"autoprune {verb} sweep={self.sweep_id}{where}"
+
+    @cached_property
+    def front(self) -> ParetoFront:
+        """The Pareto front of the observations."""
+        return ParetoFront(self.goal, self.observations)
+
+    @cached_property
+    def hypervolume(self) -> float:
+        """The front's hypervolume against the goal's reference point."""
+        return self.front.hypervolume()
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many trials finished every stage, failed, or were stopped by a constraint."""
+        found = Counter(map(state_of, self.observations))
+        return {state: found[state] for state in ("finished", "failed", "stopped")}
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the slots' time that went into trials, in [0, 1]."""
+        available = self.slots * self.search_s
+        return min(self.busy_s / available, 1.0) if available > 0 else 0.0
+
+
+def state_of(observation: Observation) -> str:
+    """``finished``, ``stopped`` (by a constraint) or ``failed``."""
+    match observation.outcome:
+        case Measurement() as measurement:
+            return "finished" if measurement.complete else "stopped"
+        case Failure():
+            return "failed"

@@ -1,0 +1,44 @@
+"""The work of one slot: a trial with its snapshots on disk, the same for every executor."""
+
+import socket
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from autoprune.domain.trial import Observation, Trial
+from autoprune.evaluation import Progress, TrialContext, failure_of, trial_steps
+from autoprune.orchestration.artifacts import MODEL_FOLDER, read_snapshot, save_snapshot
+
+
+def trial_folder(sweep_folder: Path, number: int) -> Path:
+    """Where trial `number` of a sweep keeps its snapshots."""
+    return sweep_folder / "trials" / f"{number:04d}"
+
+
+def work(
+    trial: Trial, context: TrialContext, sweep_folder: Path
+) -> Generator[Progress, None, Observation]:
+    """Go through a trial from its last snapshot, saving each one before the next step.
+
+    A snapshot that cannot be saved (a full disk) fails the trial like any other fault of it.
+    """
+    started = time.perf_counter()
+    folder = trial_folder(sweep_folder, trial.number)
+    steps = trial_steps(trial, context, resume=read_snapshot(folder))
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            observation: Observation = end.value
+            return observation
+        if progress.snapshot is not None:
+            done = progress.snapshot.fit is None
+            name = MODEL_FOLDER if done else f"epoch-{progress.epoch:04d}"
+            try:
+                save_snapshot(folder, progress.snapshot, name=name)
+            except Exception as error:  # torch.save has a full disk as a RuntimeError
+                steps.close()
+                failure = failure_of(error, progress.stage)
+                spent = time.perf_counter() - started
+                return Observation(trial, failure, host=socket.gethostname(), seconds=spent)
+        yield progress
