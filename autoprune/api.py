@@ -1,0 +1,205 @@
+"""The Python interface: a sweep from a script or a notebook, without configuration files."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from rich.console import Console
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.objective import Constraint
+from autoprune.domain.protocols import SearcherFactory
+from autoprune.domain.space import Bounds
+from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.quiet import QuietNode
+from autoprune.measurement.runtimes import EagerRuntime, Runtime
+from autoprune.orchestration.artifacts import load
+from autoprune.orchestration.executors.inline import InlineExecutor
+from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.folders import find_sweep
+from autoprune.orchestration.front import Front, Member
+from autoprune.orchestration.launch import Launched, Tracking, launch
+from autoprune.orchestration.reports.console import show_front, show_summary, stdout
+from autoprune.orchestration.reports.live import live_watcher
+from autoprune.orchestration.session import Executor, GoalRequest, SpaceRequest, SweepRequest
+from autoprune.orchestration.sweep import Budget
+from autoprune.pruning.accuracy import evaluate
+from autoprune.pruning.importance import criterion_of
+from autoprune.pruning.recover import FitPlan, fit
+from autoprune.searchers.first import FIRST, uniform_first
+from autoprune.searchers.named import searcher_named
+from autoprune.settings.build import CUDA_STEP, default_uri
+from autoprune.tasks.protocol import Task
+
+__all__ = ["FitPlan", "Front", "Member", "Options", "load", "search", "train"]
+
+
+class Options(TypedDict, total=False):
+    """What `search` takes beyond the model, the task, the searcher and the budget."""
+
+    recovery: FitPlan
+    criterion: str
+    min_kept: float
+    step: int | None
+    exclude: Sequence[str]
+    objectives: Sequence[str]
+    constraints: Sequence[Constraint]
+    uniform_first: Sequence[float]
+    runtime: Runtime | None
+    batch_size: int
+    measure_s: float
+    device: str
+    slots: int | None
+    inline: bool
+    address: str | None
+    tracking: str | None
+    output: str | Path
+    name: str
+    resume: str | None
+    seed: int
+
+
+DEFAULTS: Options = {
+    "recovery": FitPlan(epochs=4),
+    "criterion": "l1",
+    "min_kept": 0.1,
+    "step": None,
+    "exclude": (),
+    "objectives": ("main", "speedup"),
+    "constraints": (),
+    "uniform_first": FIRST,
+    "runtime": None,
+    "batch_size": 1,
+    "measure_s": 1.5,
+    "device": "cpu",
+    "slots": None,
+    "inline": False,
+    "address": None,
+    "tracking": "default",
+    "output": "outputs",
+    "name": "search",
+    "resume": None,
+    "seed": 0,
+}
+
+
+def search(
+    model: nn.Module,
+    task: Task,
+    *,
+    searcher: str | SearcherFactory = "nsga2",
+    trials: int | None = 40,
+    minutes: float | None = None,
+    **options: Unpack[Options],
+) -> Front:
+    """Search for the fastest versions of a trained network worth having; returns the front.
+
+    The sweep is the one that ``autoprune sweep`` runs: it ends after `trials` or `minutes`,
+    shows its front while it runs, and is kept in `output` and in MLflow. `model` is left as it
+    is. Raises AutopruneError for what cannot be searched. The options, and what they are where
+    they are left out:
+
+    - `recovery` (``FitPlan(epochs=4)``): how each pruned network heals; `criterion` (``"l1"``,
+      or l2, bn_scale, taylor, random) picks the units that it loses.
+    - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
+      (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
+    - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
+      and `uniform_first`: equal ratios that are tried before the searcher proposes.
+    - `runtime` (PyTorch, on `device`) is what speed is measured on, at `batch_size` (1), for
+      `measure_s` (1.5) seconds at most.
+    - `slots`: trials at a time, in Ray (as many as the machine has cores, or the cluster at
+      `address`); ``inline=True`` runs them one by one in this process.
+    - `tracking`: an MLflow URI (sqlite in `output`); None for no MLflow.
+    - `resume`: the id of a sweep in `output`, or ``"latest"``, to go on with; model, task,
+      searcher and options must be those it began with.
+    - `output` (``"outputs"``), `name` of the sweep, and `seed`.
+    """
+    for name in options:
+        if name not in DEFAULTS:
+            raise unknown("option", name, DEFAULTS)
+    chosen: Options = {**DEFAULTS, **options}
+    factory = searcher_named(searcher) if isinstance(searcher, str) else searcher
+    budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
+    request = _request(model, task, chosen, factory=factory, budget=budget)
+    uri = chosen["tracking"]
+    resumed = chosen["resume"]
+    console = stdout()
+    launched = launch(
+        request,
+        Tracking(default_uri(request.output) if uri == "default" else uri),
+        folder=None if resumed is None else find_sweep(request.output, resumed),
+        watchers=(live_watcher(console),),
+    )
+    _show_end(console, launched)
+    return Front(launched.result.folder, launched.result.view, model)
+
+
+def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list[float]:
+    """Train a network in place by `plan`; returns the main metric on val after every epoch.
+
+    For a network that has no weights yet: what `search` prunes should be trained out.
+    """
+    main = task.metrics[0].name
+    return [evaluate(model, task, "val")[main] for _ in fit(model, task, plan, seed=seed)]
+
+
+def _request(
+    model: nn.Module, task: Task, chosen: Options, *, factory: SearcherFactory, budget: Budget
+) -> SweepRequest:
+    device, seed, step = chosen["device"], chosen["seed"], chosen["step"]
+    gate = QuietNode()
+    settings = MeterSettings(batch_size=chosen["batch_size"], max_s=chosen["measure_s"], seed=seed)
+    if step is None:
+        step = CUDA_STEP if device.startswith("cuda") else 1
+    # what a script imports lies beside it, what a notebook imports in the folder it works in
+    code_paths = tuple(dict.fromkeys(str(Path(place).resolve()) for place in (sys.path[0], ".")))
+    return SweepRequest(
+        name=chosen["name"],
+        model=model,
+        task=task,
+        meter=PairedMeter(chosen["runtime"] or EagerRuntime(device=device), gate, settings),
+        searcher=partial(uniform_first, inner=factory, ratios=tuple(chosen["uniform_first"])),
+        executor=_executor(chosen, code_paths),
+        budget=budget,
+        output=Path(chosen["output"]).resolve(),
+        seed=seed,
+        space=SpaceRequest(
+            Bounds("*", min_kept=chosen["min_kept"], step=step), exclude=chosen["exclude"]
+        ),
+        goal=GoalRequest(chosen["objectives"], chosen["constraints"]),
+        criteria={chosen["criterion"]: criterion_of(chosen["criterion"])},
+        recoveries={"finetune": chosen["recovery"]},
+        gate=gate,
+        device=device,
+        code_paths=code_paths,
+    )
+
+
+def _executor(chosen: Options, code_paths: Sequence[str]) -> Executor:
+    slots, address = chosen["slots"], chosen["address"]
+    if slots is not None and slots < 1:
+        raise AutopruneError(f"slots is {slots}; choose 1 or more, or inline=True for no Ray")
+    if chosen["inline"]:
+        if slots is not None or address is not None:
+            raise AutopruneError(
+                "inline=True runs one trial at a time; leave slots and address out"
+            )
+        return InlineExecutor()
+    gpus = float(chosen["device"].startswith("cuda"))
+    return TuneExecutor(slots, gpus=gpus, address=address, code_paths=code_paths)
+
+
+def _show_end(console: Console, launched: Launched) -> None:
+    result = launched.result
+    if console.is_jupyter:  # the live table is still there
+        show_summary(console, result.view)
+    else:
+        show_front(console, result.view)
+    for line in launched.lost:
+        console.print(f"warning   {line}", highlight=False, markup=False, soft_wrap=True)
+    if not result.complete:
+        hint = f'interrupted; search(..., resume="{result.view.sweep_id}") goes on'
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""What a sweep's journal says of how it was asked for: its request, its config, its store."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.folders import BASELINE_FILE
+from autoprune.orchestration.record import Record
+from autoprune.orchestration.session import BaselineRequest, SweepRequest
+from autoprune.settings.build import build_request, default_uri, tracking_of
+
+
+def config_of(folder: Path, record: Record) -> dict[str, Any]:
+    """The config of a sweep. Raises AutopruneError for one that was started from Python."""
+    config = record.header["config"]
+    if config is None:
+        raise AutopruneError(
+            f"{folder.name} was started from Python, where its model and task are; this command "
+            "goes with sweeps that the command line started"
+        )
+    return dict(config)
+
+
+def request_of(folder: Path, config: Mapping[str, Any], record: Record) -> SweepRequest:
+    """The request of a sweep that exists, with the baseline that it began with."""
+    sys.path[:0] = [path for path in record.header["code_paths"] if path not in sys.path]
+    request = build_request(
+        {**config, "output": str(folder.parent)}, code_paths=record.header["code_paths"]
+    )
+    return replace(request, baseline=BaselineRequest(checkpoint=str(folder / BASELINE_FILE)))
+
+
+def uri_of(folder: Path, record: Record) -> str:
+    """The tracking store of a sweep; one started from Python without config has the default."""
+    config = record.header["config"]
+    uri = tracking_of({**config, "output": str(folder.parent)}).uri if config else None
+    return uri or default_uri(folder.parent)

@@ -1,0 +1,43 @@
+"""What every command is handed, how it speaks, and the codes it ends with."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from autoprune.orchestration.folders import JOURNAL_FILE, find_sweep
+from autoprune.orchestration.record import Record, read_journal
+
+DONE, GAVE_UP, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command's plain config, and where and how it speaks."""
+
+    config: Mapping[str, Any]
+    console: Console
+    code_paths: Sequence[str] = ()
+    as_json: bool = False
+
+    def say(self, *lines: str) -> None:
+        """Print lines as they are: unfolded, and without colours."""
+        say(self.console, lines)
+
+    def sweep(self) -> tuple[Path, Record]:
+        """The folder and the journal of the sweep that the config names."""
+        folder = find_sweep(Path(self.config["output"]), self.config["sweep"])
+        return folder, read_journal(folder / JOURNAL_FILE)
+
+
+def say(console: Console, lines: Iterable[str]) -> None:
+    """Print lines as they are: unfolded, and without colours."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """A console on the standard error."""
+    return Console(stderr=True)

@@ -1,0 +1,132 @@
+"""`autoprune <command>`: finds the command, composes its config, and turns faults into messages.
+
+A command's module is imported when it runs: help, completion and status need no torch, which
+takes seconds to import.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
+from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.reports.console import stdout
+from autoprune.settings.compose import choose, compose_config, plain
+
+MULTIRUN_FLAGS = ("--multirun", "-m")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: the module whose function of the same name runs it, and what it does."""
+
+    module: str
+    about: str
+    flags: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "sweep": Command("sweeps", "search for the fastest versions of a network worth having"),
+    "plan": Command("plans", "show the groups, the space and the time; start nothing"),
+    "resume": Command("sweeps", "go on with a sweep that was interrupted"),
+    "status": Command("status", "how a sweep stands (--json)", flags=("--json",)),
+    "dashboard": Command("pages", "serve MLflow on 127.0.0.1"),
+    "promote": Command("promotion", "prove a member of the front and register it"),
+    "rollback": Command("promotion", "give the champion alias back"),
+}
+
+OVERVIEW = """\
+autoprune finds the fastest versions of a trained network worth having.
+
+Commands:
+{commands}
+
+`autoprune <command> --help` shows what it takes; --cfg job shows its whole configuration;
+--config-dir FOLDER adds your own. Tab completion, here for bash (fish and zsh alike):
+  eval "$(autoprune -sc install=bash)"
+
+Exit codes:
+  0    done
+  1    the sweep gave up (its trials all failed alike), or autoprune itself is at fault
+  2    something to mend in what was asked; nothing was started
+  3    a promotion whose proof failed; nothing was moved
+  130  interrupted; `autoprune resume` goes on with a sweep that had begun
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except AutopruneError as error:
+        say(stderr(), [f"autoprune: {line}" for line in str(error).splitlines()])
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        say(stderr(), ["autoprune: ended at once"])
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader (head, less) has gone: not a fault, but stdout must not be flushed again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+        print(OVERVIEW.format(commands="\n".join(lines)), end="")
+        return DONE
+    name, rest = words[0], words[1:]
+    if name == "--version":
+        print(f"autoprune {version('autoprune')}")
+        return DONE
+    if name in COMPLETION_FLAGS:
+        return complete(rest, {name: command.flags for name, command in COMMANDS.items()})
+    if name not in COMMANDS:
+        raise AutopruneError(f"no command {name!r}; {choose(name, list(COMMANDS))}")
+    config_dir, rest = _take_config_dir(rest)
+    if any(word.split("=")[0] in HYDRA_FLAGS for word in rest):
+        return hand_to_hydra(name, rest, config_dir)
+    overrides = [word for word in rest if not word.startswith("-")]
+    flags = [word for word in rest if word.startswith("-")]
+    _check_flags(name, flags)
+    config = plain(compose_config(name, overrides, config_dir=config_dir))
+    code_paths = tuple(str(Path(place).resolve()) for place in (".", config_dir) if place)
+    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    call = Call(config, console=stdout(), code_paths=code_paths, as_json="--json" in flags)
+    run = getattr(import_module(f"autoprune.cli.{COMMANDS[name].module}"), name)
+    return int(run(call))
+
+
+def _check_flags(name: str, flags: Sequence[str]) -> None:
+    for flag in flags:
+        if flag in MULTIRUN_FLAGS:
+            raise AutopruneError(
+                f"{flag}: autoprune has no multirun (a sweep has its own searcher); run the "
+                "command once for every value"
+            )
+        if flag not in COMMANDS[name].flags:
+            known = [*COMMANDS[name].flags, "--help", "--cfg", "--info", "--config-dir"]
+            raise AutopruneError(f"{name} has no option {flag!r}; {choose(flag, known)}")
+
+
+def _take_config_dir(words: list[str]) -> tuple[str | None, list[str]]:
+    rest, folder, pending = [], None, False
+    for word in words:
+        if pending:
+            folder, pending = word, False
+        elif word in ("--config-dir", "-cd"):
+            pending = True
+        elif word.startswith("--config-dir="):
+            folder = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    if pending or folder == "":
+        raise AutopruneError("--config-dir names no folder; write --config-dir FOLDER")
+    return folder, rest

@@ -1,0 +1,96 @@
+"""`autoprune sweep` and `autoprune resume`."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoprune.cli.again import config_of, request_of
+from autoprune.cli.call import DONE, GAVE_UP, INTERRUPTED, Call, say, stderr
+from autoprune.orchestration.interrupt import OnInterrupt
+from autoprune.orchestration.launch import Launched, launch
+from autoprune.orchestration.reports.console import ConsoleWatcher, count, short, show_front
+from autoprune.orchestration.session import Prepared, SweepRequest
+from autoprune.orchestration.sweep import SweepStoppedError
+from autoprune.settings.build import build_request, tracking_of
+
+
+def sweep(call: Call) -> int:
+    """Search, and show the front."""
+    return _run(call, build_request(call.config, code_paths=call.code_paths), call.config)
+
+
+def resume(call: Call) -> int:
+    """Go on with a sweep from its journal."""
+    folder, record = call.sweep()
+    config = config_of(folder, record)
+    wanted = {key: value for key, value in call.config["budget"].items() if value is not None}
+    config = config | {"budget": config["budget"] | wanted}
+    return _run(call, request_of(folder, config, record), config, folder=folder)
+
+
+def _run(
+    call: Call, request: SweepRequest, config: Mapping[str, Any], *, folder: Path | None = None
+) -> int:
+    total = request.baseline.plan.epochs if request.baseline.plan else 0
+    main, watcher = request.task.metrics[0].name, ConsoleWatcher(call.console)
+    try:
+        launched = launch(
+            replace(request, on_signal=_answer),
+            tracking_of(config),
+            folder=folder,
+            watchers=(watcher,),
+            on_epoch=lambda epoch, value: call.say(
+                f"baseline epoch {epoch}/{total}  {main} {value:.4f}"
+            ),
+            on_prepared=lambda prepared: _show_prepared(call, prepared),
+        )
+    except SweepStoppedError as error:
+        say(stderr(), [f"autoprune: {error}"])
+        return GAVE_UP
+    except KeyboardInterrupt:
+        if watcher.started is None:
+            raise
+        hint = watcher.started.command("resume")
+        say(stderr(), [f"autoprune: ended at once; `{hint}` goes on"])
+        return INTERRUPTED
+    return _show_end(call, launched)
+
+
+def _answer(policy: OnInterrupt) -> None:
+    """Say at the first Ctrl-C what it does, past the streams that may be in use at this moment."""
+    doing = "finishing" if policy is OnInterrupt.FINISH else "giving up"
+    with suppress(OSError):
+        os.write(2, f"\nautoprune: {doing} the running trials; Ctrl-C again ends now\n".encode())
+
+
+def _show_prepared(call: Call, prepared: Prepared) -> None:
+    request, metrics, space = prepared.request, prepared.metrics, prepared.plan.space
+    main = request.task.metrics[0].name
+    call.say(
+        f"baseline  {main} {metrics[main]:.4f}, {metrics['latency_ms']:.3f} ms, "
+        f"{short(metrics['macs'])} MACs, {short(metrics['params'])} parameters "
+        f"({prepared.baseline.source})",
+        f"space     {len(space.axes)} groups, {count(space.size)} specs",
+        f"running   {request.executor.slots} trials at a time",
+        *(f"warning   {warning}" for warning in prepared.warnings),
+    )
+
+
+def _show_end(call: Call, launched: Launched) -> int:
+    result = launched.result
+    show_front(call.console, result.view)
+    following = [result.view.command("dashboard")]
+    if not result.complete:
+        following.insert(0, result.view.command("resume"))
+    elif result.view.front.members:
+        following.append(f"{result.view.command('promote')} select.max_accuracy_drop=0.01")
+    call.say(
+        *(f"warning   {line}" for line in launched.lost),
+        "",
+        f"Results are in {result.folder}. Next:",
+        *(f"  {line}" for line in following),
+    )
+    return DONE if result.complete else INTERRUPTED

@@ -1,0 +1,244 @@
+"""From a composed config to a request of plain objects, with every fault at once."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Goal
+from autoprune.domain.protocols import Searcher, SearcherFactory
+from autoprune.domain.space import SearchSpace
+from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.quiet import Gate, NoGate, QuietNode
+from autoprune.orchestration.executors.inline import InlineExecutor
+from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.interrupt import OnInterrupt
+from autoprune.orchestration.launch import Tracking
+from autoprune.orchestration.session import (
+    BaselineRequest,
+    Executor,
+    SweepRequest,
+    rehearse_goal,
+)
+from autoprune.orchestration.sweep import Budget
+from autoprune.searchers.first import uniform_first
+from autoprune.settings.parts import (
+    criteria_of,
+    fit_plan,
+    goal_of,
+    limits_of,
+    recoveries_of,
+    space_of,
+)
+from autoprune.settings.rules import (
+    NOT_NEGATIVE,
+    ONE_OR_MORE,
+    POSITIVE,
+    Faults,
+    check_device,
+    check_finite,
+    check_offers,
+    check_one_of,
+    check_ranges,
+)
+from autoprune.settings.targets import build_target, source_digests
+from autoprune.tasks.protocol import Task
+
+CUDA_STEP = 8
+
+
+def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) -> SweepRequest:
+    """The request that a plain sweep config describes.
+
+    Raises FaultsError with every fault of every section. Data are loaded and the network is
+    built; nothing is trained, measured or written.
+    """
+    faults = Faults()
+    executor, meter = config["executor"], config["meter"]
+    gate: Gate = QuietNode() if meter["gate"] else NoGate()
+    step = CUDA_STEP if executor["device"].startswith("cuda") else 1
+    faults.of(lambda: check_finite(config))
+    faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
+    faults.of(lambda: _check_name(config["name"]))
+    task = faults.of(lambda: _task(config["task"]))
+    goal = faults.of(lambda: goal_of(config["objective"]))
+    if task is not None and goal is not None:
+        faults.of(lambda: rehearse_goal(goal, task))
+    parts: dict[str, Any] = {
+        "model": faults.of(lambda: _model(config["model"], seed=max(0, config["seed"]))),
+        "meter": faults.of(lambda: _meter(meter, gate, seed=max(0, config["seed"]))),
+        "searcher": faults.of(lambda: _searcher(config)),
+        "executor": faults.of(lambda: _executor(executor, code_paths)),
+        "budget": faults.of(lambda: budget_of(config["budget"])),
+        "baseline": faults.of(lambda: _baseline(config)),
+        "space": faults.of(lambda: space_of(config["space"], default_step=step)),
+        "criteria": faults.of(lambda: criteria_of(config["importance"])),
+        "recoveries": faults.of(lambda: recoveries_of(config["recovery"])),
+        "limits": faults.of(lambda: limits_of(config)),
+    }
+    faults.of(lambda: tracking_of(config))
+    faults.check()
+    return SweepRequest(
+        name=config["name"],
+        task=task,
+        goal=goal,
+        output=Path(config["output"]).resolve(),
+        seed=config["seed"],
+        gate=gate,
+        device=executor["device"],
+        threads=executor["threads"] or executor["cpus"],
+        model_config=_recipe_model(config["model"]),
+        config=config,
+        code_paths=tuple(code_paths),
+        experiment=config["tracking"]["experiment"],
+        on_interrupt=OnInterrupt(executor["on_interrupt"]),
+        **parts,
+    )
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget:
+    """The budget of a config."""
+    check_ranges(
+        "budget", config, dict.fromkeys(("trials", "wall_minutes", "trial_hours"), POSITIVE)
+    )
+    wall, hours = config["wall_minutes"], config["trial_hours"]
+    return Budget(
+        trials=config["trials"],
+        wall_s=None if wall is None else 60.0 * wall,
+        trial_s=None if hours is None else 3600.0 * hours,
+    )
+
+
+def tracking_of(config: Mapping[str, Any]) -> Tracking:
+    """Where the results of a sweep config go."""
+    tracking = config["tracking"]
+    keep = tracking["keep_models"]
+    check_one_of("tracking.keep_models", keep, ["front", "all"])
+    uri = _uri(tracking, config["output"])
+    return Tracking(uri if tracking["enabled"] else None, keep_all_models=keep == "all")
+
+
+def _uri(tracking: Mapping[str, Any], output: str) -> str:
+    return tracking["uri"] or default_uri(Path(output))
+
+
+def default_uri(output: Path) -> str:
+    """The MLflow database below an output folder."""
+    return f"sqlite:///{output.resolve()}/mlflow.db"
+
+
+def _task(config: Mapping[str, Any]) -> Task:
+    task: Task = build_target("task", config)
+    names = ("metrics", "batches", "loss", "evaluate", "example")
+    check_offers("task", task, names, what="a Task (autoprune.tasks.protocol)")
+    return task
+
+
+def _model(config: Mapping[str, Any], *, seed: int) -> nn.Module:
+    # Networks draw their first weights from torch's global generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_target("model", config)
+    if not isinstance(model, nn.Module):
+        raise AutopruneError(
+            f"model: {config['_target_']} gave a {type(model).__name__}; it must give an nn.Module"
+        )
+    return model
+
+
+def _recipe_model(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a recipe may say of the model; None where its arguments are more than plain values.
+
+    `autoprune.load` then needs the model from its caller.
+    """
+
+    def special(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            return any(str(k).startswith("_") or special(v) for k, v in value.items())
+        return isinstance(value, list) and any(map(special, value))
+
+    return None if special({k: v for k, v in config.items() if k != "_target_"}) else config
+
+
+def _meter(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter:
+    check_ranges("meter", config, dict.fromkeys(("batch_size", "half_width", "max_s"), POSITIVE))
+    settings = MeterSettings(
+        batch_size=config["batch_size"],
+        half_width=config["half_width"],
+        max_s=config["max_s"],
+        seed=seed,
+    )
+    runtime = build_target("meter.runtime", config["runtime"])
+    names = ("prepare", "name", "library", "device", "threads")
+    check_offers("meter.runtime", runtime, names, what="a Runtime (autoprune.measurement.runtimes)")
+    return PairedMeter(runtime, gate, settings)
+
+
+def _searcher(config: Mapping[str, Any]) -> SearcherFactory:
+    faults = Faults()
+    ratios = tuple(config["uniform_first"])
+    make = faults.of(lambda: build_target("searcher", config["searcher"], partial=True))
+    wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
+    if wrong:
+        faults.lines.append(f"uniform_first has {wrong}; choose kept ratios in (0, 1]")
+    faults.check()
+    return partial(uniform_first, inner=partial(_searching, make=make), ratios=ratios)
+
+
+def _searching(space: SearchSpace, goal: Goal, seed: int, *, make: SearcherFactory) -> Searcher:
+    searcher = make(space, goal, seed)
+    check_offers("searcher", searcher, ("ask", "tell"), what="a Searcher")
+    return searcher
+
+
+def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
+    faults, kind = Faults(), config["kind"]
+    faults.of(lambda: check_one_of("executor.kind", kind, ["ray", "inline"]))
+    faults.of(
+        lambda: check_one_of(
+            "executor.on_interrupt", config["on_interrupt"], [str(policy) for policy in OnInterrupt]
+        )
+    )
+    faults.of(lambda: check_device("executor.device", config["device"]))
+    rules = dict.fromkeys(("slots", "threads", "cpus"), ONE_OR_MORE) | {"gpus": NOT_NEGATIVE}
+    faults.of(lambda: check_ranges("executor", config, rules))
+    faults.check()
+    if kind == "inline":
+        return InlineExecutor()
+    return TuneExecutor(
+        wanted_slots=config["slots"],
+        cpus=config["cpus"],
+        gpus=config["gpus"],
+        address=config["address"],
+        code_paths=tuple(code_paths),
+    )
+
+
+def _baseline(config: Mapping[str, Any]) -> BaselineRequest:
+    baseline = config["baseline"]
+    if baseline["checkpoint"] == "":
+        raise AutopruneError(
+            "baseline.checkpoint has no value; set it to a file of weights, or choose "
+            "baseline=train"
+        )
+    if baseline["checkpoint"] is not None:
+        return BaselineRequest(
+            checkpoint=baseline["checkpoint"], store=_uri(config["tracking"], config["output"])
+        )
+    described = {key: config[key] for key in ("model", "data", "task", "seed")}
+    described["fit"] = baseline["fit"]
+    return BaselineRequest(
+        plan=fit_plan("baseline.fit", baseline["fit"]),
+        identity={**described, "sources": source_digests(described)},
+    )
+
+
+def _check_name(name: str) -> None:
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise AutopruneError(
+            f"name={name!r}: a sweep is named with letters, digits, '-', '_' and '.'"
+        )

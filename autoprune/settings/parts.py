@@ -1,0 +1,86 @@
+"""The sections of a config that are plain facts: training, space, goal, limits of a trial."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Constraint
+from autoprune.domain.space import Bounds
+from autoprune.evaluation import TrialLimits
+from autoprune.orchestration.session import GoalRequest, SpaceRequest
+from autoprune.pruning.importance import Criterion, criterion_of
+from autoprune.pruning.recover import FitPlan
+from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, check_ranges
+
+
+def fit_plan(section: str, config: Mapping[str, Any]) -> FitPlan:
+    """How to train, from the section `section`."""
+    if 0 < config["epochs"] < config["warmup_epochs"]:
+        raise AutopruneError(
+            f"{section}.warmup_epochs is {config['warmup_epochs']} of {config['epochs']} epochs; "
+            f"choose at most {config['epochs']}, or more {section}.epochs"
+        )
+    try:
+        return FitPlan(**config)
+    except AutopruneError as error:
+        raise AutopruneError(f"{section}: {error}") from error
+
+
+def recoveries_of(config: Mapping[str, Any]) -> dict[str, FitPlan]:
+    """The recoveries by the names that specs use."""
+    return {"finetune": fit_plan("recovery.fit", config["fit"])}
+
+
+def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:
+    """The criteria by name."""
+    if not config["criteria"]:
+        raise AutopruneError("importance.criteria is empty; name at least one, such as l1")
+    faults = Faults()
+    found = {name: faults.of(partial(criterion_of, name)) for name in config["criteria"]}
+    faults.check()
+    return found
+
+
+def space_of(config: Mapping[str, Any], *, default_step: int) -> SpaceRequest:
+    """How far which groups may shrink; `default_step` where the config sets none."""
+    faults = Faults()
+    step = default_step if config["step"] is None else config["step"]
+    bounds = faults.of(lambda: Bounds("*", config["min_kept"], config["max_kept"], step))
+    overrides = [faults.of(partial(Bounds, **override)) for override in config["overrides"]]
+    faults.check()
+    return SpaceRequest(bounds, overrides=tuple(overrides), exclude=tuple(config["exclude"]))
+
+
+def goal_of(config: Mapping[str, Any]) -> GoalRequest:
+    """Objectives and constraints."""
+    faults = Faults()
+    constraints = [faults.of(partial(_constraint, c)) for c in config["constraints"]]
+    faults.check()
+    return GoalRequest(tuple(config["metrics"]), tuple(constraints), config["reference"])
+
+
+def _constraint(config: Mapping[str, Any]) -> Constraint:
+    low, high = config["low"], config["high"]
+    return Constraint(
+        config["metric"],
+        low=-math.inf if low is None else low,
+        high=math.inf if high is None else high,
+    )
+
+
+def limits_of(config: Mapping[str, Any]) -> TrialLimits:
+    """What a trial may cost."""
+    faults = Faults()
+    faults.of(lambda: check_ranges("importance", config["importance"], {"batches": ONE_OR_MORE}))
+    faults.of(
+        lambda: check_ranges("recovery", config["recovery"], {"recalibration_batches": ONE_OR_MORE})
+    )
+    faults.of(lambda: check_ranges("budget", config["budget"], {"trial_limit_s": POSITIVE}))
+    faults.check()
+    return TrialLimits(
+        recalibration_batches=config["recovery"]["recalibration_batches"],
+        importance_batches=config["importance"]["batches"],
+        time_limit_s=config["budget"]["trial_limit_s"],
+    )

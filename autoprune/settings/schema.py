@@ -1,0 +1,244 @@
+"""The schema of every command's config: names, types and defaults.
+
+Mutable dataclasses, since OmegaConf refuses to merge into a frozen one. Ranges and rules across
+fields are checked by the plain objects that `build` makes of them. A field of type dict is a
+``_target_`` with its arguments.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class FitConfig:
+    """How to train, for the baseline and for recovery alike."""
+
+    epochs: int = 5
+    lr: float = 0.02
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 0.5
+    grad_clip: float | None = None
+    amp: str = "off"
+
+
+@dataclass
+class BaselineConfig:
+    """The unpruned network: trained here once, or taken from a checkpoint."""
+
+    checkpoint: str | None = None
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass
+class BoundsConfig:
+    """How far the groups that match a pattern may shrink, as ratios of units kept."""
+
+    pattern: str = "*"
+    min_kept: float = 0.1
+    max_kept: float = 1.0
+    step: int | None = None
+
+
+@dataclass
+class SpaceConfig:
+    """Which groups may shrink, how far, and in which steps (null: 1 on CPU, 8 on CUDA)."""
+
+    min_kept: float = 0.1
+    max_kept: float = 1.0
+    step: int | None = None
+    exclude: list[str] = field(default_factory=list)
+    overrides: list[BoundsConfig] = field(default_factory=list)
+
+
+@dataclass
+class ImportanceConfig:
+    """The criteria that pick the units to cut; more than one makes it part of the search."""
+
+    criteria: list[str] = field(default_factory=lambda: ["l1"])
+    batches: int = 8
+
+
+@dataclass
+class RecoveryConfig:
+    """How a cut network heals: batch-norm recalibration, then fine-tuning."""
+
+    recalibration_batches: int = 32
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass
+class MeterConfig:
+    """What speed is measured on, and how exactly."""
+
+    runtime: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 1
+    half_width: float = 0.02
+    max_s: float = 1.5
+    gate: bool = True
+
+
+@dataclass
+class ConstraintConfig:
+    """A metric and the bounds it must stay in; at least one of them."""
+
+    metric: str = "speedup"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class ObjectiveConfig:
+    """What to make better. ``main`` is the task's first metric.
+
+    `reference` overrides the hypervolume's reference point by metric.
+    """
+
+    metrics: list[str] = field(default_factory=lambda: ["main", "speedup"])
+    constraints: list[ConstraintConfig] = field(default_factory=list)
+    reference: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class ExecutorConfig:
+    """Where trials run: in this process, or in slots of a Ray cluster.
+
+    `slots` null fills the machine or the cluster. `threads` null is the slot's CPUs.
+    """
+
+    kind: str = "ray"
+    address: str | None = None
+    slots: int | None = None
+    cpus: int = 1
+    gpus: float = 0.0
+    threads: int | None = None
+    device: str = "cpu"
+    on_interrupt: str = "finish"
+
+
+@dataclass
+class TrackingConfig:
+    """Where results go besides the sweep's folder. `uri` null: sqlite in the output folder."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str | None = None
+    keep_models: str = "front"
+
+
+@dataclass
+class BudgetConfig:
+    """What the sweep may spend; whichever ends first."""
+
+    trials: int | None = None
+    wall_minutes: float | None = None
+    trial_hours: float | None = None
+    trial_limit_s: float | None = None
+
+
+@dataclass
+class SweepConfig:
+    """`autoprune sweep` and `autoprune plan`."""
+
+    name: str = "sweep"
+    seed: int = 0
+    output: str = "outputs"
+    uniform_first: list[float] = field(default_factory=lambda: [0.75, 0.5, 0.25])
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    meter: MeterConfig = field(default_factory=MeterConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    searcher: dict[str, Any] = field(default_factory=dict)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+
+@dataclass
+class SweepRefConfig:
+    """A sweep that exists: its id, or ``latest``, below the output folder."""
+
+    sweep: str = "latest"
+    output: str = "outputs"
+
+
+@dataclass
+class ResumeConfig(SweepRefConfig):
+    """`autoprune resume`; a budget set here replaces the sweep's own."""
+
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+
+
+@dataclass
+class StatusConfig(SweepRefConfig):
+    """`autoprune status`."""
+
+
+@dataclass
+class DashboardConfig(SweepRefConfig):
+    """`autoprune dashboard`: MLflow's UI on the loopback address."""
+
+    port: int = 5000
+    uri: str | None = None
+
+
+@dataclass
+class SelectConfig:
+    """Which member of the front to promote; one rule, or none for the knee."""
+
+    max_accuracy_drop: float | None = None
+    min_speedup: float | None = None
+    trial: int | None = None
+
+
+@dataclass
+class GateConfig:
+    """What a proof must show: the interval's lower bound, and the drop on the test split."""
+
+    min_speedup: float = 1.0
+    max_test_drop: float | None = None
+
+
+@dataclass
+class PromoteConfig(SweepRefConfig):
+    """`autoprune promote`; `name` null names the registered model after the sweep."""
+
+    name: str | None = None
+    select: SelectConfig = field(default_factory=SelectConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+@dataclass
+class RollbackConfig(SweepRefConfig):
+    """`autoprune rollback`; `name` null is the model that the sweep's promotions go to."""
+
+    name: str | None = None
+
+
+COMMANDS: dict[str, type] = {
+    "sweep": SweepConfig,
+    "plan": SweepConfig,
+    "resume": ResumeConfig,
+    "status": StatusConfig,
+    "dashboard": DashboardConfig,
+    "promote": PromoteConfig,
+    "rollback": RollbackConfig,
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra as ``<command>_schema``.
+
+    Not as a group of their own: help and completion would offer it to users.
+    """
+    store = ConfigStore.instance()
+    for command, schema in COMMANDS.items():
+        store.store(name=f"{command}_schema", node=schema)
