@@ -1,0 +1,63 @@
+"""The import graph: layers point down only, and what each layer may know of others' libraries."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_import_contracts_are_kept() -> None:
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    assert command is not None, "import-linter is missing; install the dev extra"
+    result = subprocess.run(
+        [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 broken" in result.stdout
+
+
+def test_a_broken_contract_would_be_seen(tmp_path: Path) -> None:
+    """The contracts are alive: the same command refuses a domain that imports torch."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("autoprune", "agents/autoprune_agents"):
+        source = ROOT / package
+        shutil.copytree(
+            source, tmp_path / source.name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (tmp_path / "autoprune/domain/trial.py").write_text("import torch\n")
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    assert command is not None
+    result = subprocess.run(
+        [command, "--no-cache"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "autoprune.domain.trial -> torch" in result.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "autoprune/domain").glob("*.py")), ids=str)
+def test_the_domain_imports_nothing_unlisted(path: Path) -> None:
+    """The contract forbids by name; this allows by name, so that no library slips in."""
+    allowed = {*sys.stdlib_module_names, "numpy", "moocore", "autoprune"}
+    tree = ast.parse(path.read_text())
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= allowed

@@ -1,0 +1,47 @@
+"""What several kinds of tests share."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.servers import MlflowServer
+
+# MLflow reports usage to its makers unless told otherwise; tests reach for nothing outside.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+# A law holds or does not; how long an example takes depends on who else uses the machine.
+settings.register_profile("autoprune", deadline=None)
+settings.load_profile("autoprune")
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite store with all tables and nothing in them; making one takes seconds."""
+    from autoprune.orchestration.tracking.connection import check
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    check(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_uri(tmp_path: Path, mlflow_template: Path) -> str:
+    """A fresh sqlite store of this test alone."""
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
+) -> Iterator[MlflowServer]:
+    """One MLflow server for all tests; those that kill it start it again."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(mlflow_template, folder / "mlflow.db")
+    server = MlflowServer(folder).start()
+    yield server
+    server.kill()

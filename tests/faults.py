@@ -1,0 +1,59 @@
+"""Tasks that go wrong, for the tests of sweeps; workers import them from here."""
+
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.pruning_tasks import Blobs
+
+
+class Faulty(Blobs):
+    """Blobs that fails in one trial after the other as it is told; None lets a trial be.
+
+    Where a trial stands is told by files, for the trials of a sweep share no memory.
+    """
+
+    def __init__(self, folder: Path, faults: Iterable[Any]) -> None:
+        super().__init__()
+        self.folder, self.faults, self.driver = folder, tuple(faults), os.getpid()
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        value = super().loss(model, batch)
+        if not torch.is_grad_enabled():
+            return value
+        fault = self._fault(model)
+        if fault == "kill":
+            assert os.getpid() != self.driver
+            os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(fault, Exception):
+            raise fault
+        return value * (1.0 if fault is None else fault)
+
+    def _fault(self, model: nn.Module) -> Any:
+        """The fault of the trial that this network, by its widths, is the first training of."""
+        widths = "-".join(str(tuple(p.shape)) for p in model.parameters())
+        known = sorted(self.folder.glob("*.trial"), key=lambda path: path.stat().st_mtime_ns)
+        names = [path.stem for path in known]
+        if widths not in names:
+            (self.folder / f"{widths}.trial").touch()
+            names.append(widths)
+        number = names.index(widths)
+        return self.faults[number] if number < len(self.faults) else None
+
+
+class Stranger(Blobs):
+    """A task that can be unpickled in the process that made it, and in no worker."""
+
+    def __reduce__(self) -> Any:
+        return (_only_in, (os.getpid(),))
+
+
+def _only_in(process: int) -> Blobs:
+    if os.getpid() != process:
+        raise ModuleNotFoundError("no module of the user's")
+    return Blobs()

@@ -1,0 +1,276 @@
+"""`autoprune.search` and what it returns, on sweeps that take seconds."""
+
+import copy
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import autoprune
+from autoprune.api import DEFAULTS, Options
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Constraint, Goal
+from autoprune.domain.protocols import Searcher
+from autoprune.domain.space import PruningSpec, SearchSpace
+from autoprune.domain.trial import Observation
+from autoprune.orchestration.reports.live import (
+    LiveFront,
+    NotebookDrawing,
+    TerminalDrawing,
+    live_watcher,
+)
+from tests.pruning_tasks import Blobs, small_net
+from tests.sweeps import make_sweep
+
+FAST = autoprune.FitPlan(epochs=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def searched(output: Path, model: nn.Module, **changes: Any) -> autoprune.Front:
+    options: dict[str, Any] = {
+        "searcher": "random",
+        "trials": 4,
+        "inline": True,
+        "tracking": None,
+        "recovery": FAST,
+        "measure_s": 0.05,
+        "objectives": ("main", "params"),
+        "output": output,
+        **changes,
+    }
+    return autoprune.search(model, Blobs(), **options)
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    model = small_net(dropout=0.0)
+    history = autoprune.train(model, Blobs(), autoprune.FitPlan(epochs=6, lr=0.05))
+    assert len(history) == 6
+    assert history[-1] > 0.9
+    return model
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory, trained: nn.Module) -> autoprune.Front:
+    return searched(tmp_path_factory.mktemp("api"), trained)
+
+
+def test_the_front_is_a_table_a_list_and_a_line(front: autoprune.Front) -> None:
+    assert isinstance(front.table, pd.DataFrame)
+    assert len(front.table) == len(front) == len(front.members) > 0
+    assert list(front.table.index) == [member.number for member in front.members]
+    assert {"accuracy", "speedup", "speedup_low", "speedup_high", "widths"} <= {*front.table}
+    assert front.table["accuracy"].is_monotonic_decreasing
+    assert front.view.sweep_id in repr(front)
+    assert "accuracy" in repr(front)
+    html = front._repr_html_()
+    assert html.startswith("<table")
+    assert "accuracy" in html
+    assert "widths" not in html
+
+
+def test_the_best_is_loaded_with_the_outputs_it_had(
+    front: autoprune.Front, trained: nn.Module
+) -> None:
+    member = front.best(max_drop=1.0)
+    network = member.load()
+    assert not network.training
+    spec = member.spec.widths
+    assert network[0].out_channels == spec["0"]  # type: ignore[index]
+    example = Blobs().example()
+    again = autoprune.load(member.folder, model=trained)
+    assert torch.equal(network(example), again(example))
+    assert torch.equal(network(example), autoprune.load(member.folder, model=small_net)(example))
+    history = autoprune.train(network, Blobs(), FAST)
+    assert len(history) == 1
+
+
+def test_the_best_follows_the_rules_of_promotion(front: autoprune.Front) -> None:
+    assert front.best(max_drop=1.0).metrics["speedup"] == front.table["speedup"].max()
+    assert front.best(min_speedup=0.0).number == front.members[0].number
+    assert front.best(trial=front.members[-1].number) == front.members[-1]
+    assert front.best().number in front.table.index
+    with pytest.raises(AutopruneError, match=r"no member .* fits; it offers"):
+        front.best(min_speedup=1000.0)
+
+
+def test_the_model_is_left_as_it_is(tmp_path: Path) -> None:
+    model = small_net().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    searched(tmp_path, model, trials=2)
+    assert model.training
+    assert model[0].out_channels == 8
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+class Halves:
+    """A searcher of the user's own: always half."""
+
+    def __init__(self, space: SearchSpace, goal: Goal, seed: int) -> None:
+        self.space, self.told = space, 0
+
+    def ask(self, number: int) -> PruningSpec:
+        return self.space.uniform(0.5)
+
+    def tell(self, observation: Observation) -> None:
+        self.told += 1
+
+
+def test_a_searcher_of_ones_own(tmp_path: Path, trained: nn.Module) -> None:
+    made: list[Halves] = []
+
+    def halves(space: SearchSpace, goal: Goal, seed: int) -> Searcher:
+        made.append(Halves(space, goal, seed))
+        return made[-1]
+
+    front = searched(tmp_path, trained, searcher=halves, trials=3, uniform_first=())
+    assert made[-1].told == 3
+    assert {o.trial.spec for o in front.view.observations} == {made[-1].space.uniform(0.5)}
+    assert len(front) == 1
+
+
+def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> None:
+    ray = {"inline": False, "slots": 2, "tracking": "default", "name": "notebook"}
+    front = searched(tmp_path, trained, **ray)
+    assert front.view.slots == 2
+    assert front.view.counts["finished"] == 4
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("notebook")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 5
+
+    more = {**ray, "inline": True, "slots": None, "resume": "latest", "trials": 6}
+    longer = searched(tmp_path, trained, **more)
+    assert longer.folder == front.folder
+    assert len(longer.view.observations) == 6
+    assert longer.view.observations[:4] == front.view.observations
+    assert len(client.search_runs([experiment.experiment_id])) == 7
+
+    other = copy.deepcopy(trained)
+    with torch.no_grad():
+        next(other.parameters()).mul_(2)
+    with pytest.raises(AutopruneError, match="weights are not those this sweep began with"):
+        searched(tmp_path, other, **{**more, "trials": 8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"searcher": "nsga"}, "searcher 'nsga' is not known; did you mean 'nsga[23]'"),
+        ({"recovry": FAST}, "option 'recovry' is not known; did you mean 'recovery'"),
+        ({"criterion": "l3"}, "criterion 'l3' is not known; choose from"),
+        ({"objectives": ("main", "speed")}, "metric 'speed' is not known; did you mean 'speedup'"),
+        ({"trials": None}, "the budget is unbounded"),
+        ({"slots": 2}, "inline=True runs one trial at a time; leave slots and address out"),
+        ({"slots": 0, "inline": False}, "slots is 0; choose 1 or more"),
+        ({"min_kept": 0.0}, "min_kept"),
+        ({"exclude": ["*"]}, "exclude"),
+        ({"resume": "latest"}, "no sweep in"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_and_leaves_nothing(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AutopruneError, match=message):
+        searched(tmp_path / "out", small_net(), **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_option_has_a_default_and_is_explained() -> None:
+    assert list(DEFAULTS) == list(Options.__annotations__)
+    for name in DEFAULTS:
+        assert f"`{name}`" in autoprune.search.__doc__ or f"``{name}=" in (
+            autoprune.search.__doc__ or ""
+        )
+
+
+def test_a_constraint_stops_trials_early(tmp_path: Path, trained: nn.Module) -> None:
+    half = sum(p.numel() for p in trained.parameters()) / 2
+    front = searched(tmp_path, trained, constraints=[Constraint("params", high=half)])
+    assert front.view.counts["stopped"] > 0
+    assert (front.table["params"] <= half).all()
+
+
+def test_the_package_names_what_users_need_and_imports_nothing_for_it() -> None:
+    assert {*autoprune.__all__} <= {*dir(autoprune)}
+    with pytest.raises(AttributeError, match="has no attribute 'serach'"):
+        autoprune.serach  # type: ignore[attr-defined]  # noqa: B018
+
+
+def plain_text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_notebook_gets_one_table_that_is_drawn_anew() -> None:
+    """`display` as IPython's: it returns a handle whose `update` replaces what it showed."""
+    shown: list[str] = []
+    new = 0
+
+    class Handle:
+        def update(self, table: Table) -> None:
+            shown.append(plain_text(table))
+
+    def display(table: Table, *, display_id: bool) -> Handle:
+        nonlocal new
+        new += 1
+        assert display_id
+        assert table._repr_mimebundle_([], [])["text/html"]
+        shown.append(plain_text(table))
+        return Handle()
+
+    view = make_sweep(12)
+    out = io.StringIO()
+    watcher = LiveFront(Console(file=out, width=200), NotebookDrawing(display))
+    watcher.on_start(view)
+    for observation in view.observations:
+        watcher.on_observation(observation, view)
+    watcher.on_finish(view, complete=True)
+    assert new == 1
+    assert len(shown) == 14
+    assert "12/12 trials  about 0:00 left" in shown[-1]
+    assert out.getvalue().count("failed in") == view.counts["failed"] > 0
+
+
+def test_a_terminal_gets_a_table_that_goes_away() -> None:
+    view = make_sweep(12)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    watcher = live_watcher(console)
+    assert isinstance(watcher, LiveFront)
+    assert isinstance(watcher.drawing, TerminalDrawing)
+    watcher.on_start(view)
+    watcher.on_observation(view.observations[7], view)
+    watcher.on_finish(view, complete=True)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Pareto front of" in out
+    assert "failed in recover" in out
+    assert "\x1b[?25h" in out  # the cursor is back
+
+
+def test_without_a_terminal_there_is_a_line_a_trial(
+    tmp_path: Path, trained: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched(tmp_path, trained, trials=2)
+    out = capsys.readouterr().out
+    assert "[  1/2] trial   0" in out
+    assert "[  2/2] trial   1" in out
+    assert "\x1b" not in out
+    assert out.count("Pareto front of") == 1

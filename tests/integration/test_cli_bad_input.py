@@ -1,0 +1,233 @@
+"""Every fault a user can make: one clear message, exit code 2, and nothing left behind."""
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoprune.cli import main
+from autoprune.models import mlp
+
+SMALL = [
+    *("model=mlp", "model.width=16", "model.image_side=8", "data.side=8"),
+    *("baseline.fit.epochs=1", "baseline.fit.warmup_epochs=0", "recovery=none"),
+    *("meter.max_s=0.1", "meter.gate=false", "budget.trials=2", "executor=inline"),
+]
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refused:
+    """Runs a command line that has to be refused, and returns its message."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert main(words) == 2
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        assert all(line.startswith("autoprune: ") for line in err.splitlines()), err
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return run
+
+
+def test_commands_and_options(refused: Refused) -> None:
+    assert "no command 'swep'; did you mean 'sweep'?" in refused("swep")
+    assert "no option '--jsn'; did you mean '--json'?" in refused("status", "--jsn")
+    assert "sweep has no option '--json'" in refused("sweep", "--json")
+    assert "-m: autoprune has no multirun" in refused("sweep", "-m", "seed=1,2")
+    assert "run the command once a value" in refused("sweep", "seed=1,2")
+    assert "--config-dir names no folder" in refused("sweep", "--config-dir")
+    assert "--config-dir nowhere: no such folder" in refused("sweep", "--config-dir", "nowhere")
+    assert "write -sc install=SHELL" in refused("-sc", "install=tcsh")
+    assert "'model' cannot be read; write key=value" in refused("sweep", "model")
+    assert "--run does not go with --help" in refused("sweep", "--help", "--run")
+
+
+def test_keys_and_options_with_the_near_miss_and_all_at_once(refused: Refused) -> None:
+    message = refused(
+        *("sweep", "modle=vgg", "model=vgh", "budget.trails=3", "budget.trials=many"),
+        *("space.min_kep=1", "uniform_first=0.5", "+sedd=3"),
+    )
+    assert "modle=vgg: there is no key 'modle'; did you mean 'model'?" in message
+    assert "model=vgh: model has no option 'vgh'; did you mean 'vgg'?" in message
+    assert "there is no key 'budget.trails'; did you mean 'budget.trials'?" in message
+    assert "'many' of type 'str' could not be converted to Integer; by default it is 24" in message
+    assert "there is no key 'space.min_kep'; did you mean 'space.min_kept'?" in message
+    assert "uniform_first=0.5: Invalid value assigned: float is not a ListConfig" in message
+    assert len(message.splitlines()) == 6
+    assert "sedd: there is no such key, and nothing reads it; did you mean 'seed'?" in refused(
+        "sweep", "+sedd=3"
+    )
+    constraint = refused("sweep", "objective.constraints=[{metrc: speedup, low: 2}]")
+    assert "Key 'metrc' not in 'ConstraintConfig'" in constraint
+
+
+def test_targets_and_their_arguments_all_at_once(refused: Refused) -> None:
+    message = refused(
+        *("plan", *SMALL, "+model.depht=3", "data._target_=autoprune.data.digts"),
+        *("+task.augmnt=none", "searcher._target_=autoprune.serchers.RandomSearcher"),
+        "meter.runtime._target_=autoprune.measurement.runtimes",
+    )
+    assert "autoprune.models.mlp takes no argument 'depht'; did you mean 'depth'?" in message
+    assert "task.data._target_ 'autoprune.data.digts' cannot be imported" in message
+    assert "in autoprune.data did you mean 'digits'?" in message
+    assert "Classification takes no argument 'augmnt'; did you mean 'augment'?" in message
+    assert "in autoprune did you mean 'searchers'?" in message
+    assert "'autoprune.measurement.runtimes' is a module; name a class or a function" in message
+
+
+def test_targets_that_give_something_else(refused: Refused) -> None:
+    message = refused("plan", *SMALL, "model._target_=tests.odd.number", "~model.depth")
+    assert "model: tests.odd.number gave a int; it must give an nn.Module" in message
+    message = refused("plan", *SMALL, "model._target_=tests.odd.raises")
+    assert "model: tests.odd.raises raised RuntimeError: the moon is full" in message
+    message = refused("plan", *SMALL, "model._target_=no_such_module.Net")
+    assert "modules are found in the current folder" in message
+    message = refused("plan", *SMALL, "model._target_=torch.nn.Linear")
+    assert "torch.nn.Linear needs this argument; set +model.in_features=..." in message
+    message = refused("plan", *SMALL, "searcher._target_=tests.odd.searcher", "~searcher.sampler")
+    assert "gave a tuple without ask, tell" in message
+    message = refused("plan", *SMALL, "meter.runtime._target_=autoprune.models.mlp")
+    assert "takes no argument 'threads'" in message
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("Fails", "fails on the example input of shape (1, 1, 8, 8)"),
+        ("OneLayer", "has no prunable group (head: its units are part of the network's output)"),
+        ("Detached", "it cannot be traced: autograd reaches no layer from its output"),
+    ],
+)
+def test_networks(refused: Refused, network: str, message: str) -> None:
+    for command in ("plan", "sweep"):
+        assert message in refused(command, *SMALL, f"model._target_=tests.odd.{network}")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("negative", "split 'train' has the label -1"),
+        ("not_finite", "inputs hold NaN or infinity"),
+        ("shapes", "give all splits one shape"),
+        ("lengths", "20 inputs and 19 targets"),
+    ],
+)
+def test_data(refused: Refused, fault: str, message: str) -> None:
+    words = ["data._target_=tests.odd.splits", f"+data.fault={fault}"]
+    assert message in refused("sweep", *SMALL, *words)
+
+
+def test_labels_and_shapes_that_do_not_fit_the_network(refused: Refused) -> None:
+    for command in ("plan", "sweep"):
+        message = refused(command, *SMALL, "model.num_classes=5")
+        assert "labels lie in 0..9 and the network scores 5 classes" in message
+        assert "example" in refused(command, *SMALL, "data.side=9")
+
+
+def test_checkpoints(refused: Refused, tmp_path: Path) -> None:
+    def given(path: str) -> str:
+        return refused("sweep", *SMALL, "baseline=checkpoint", f"baseline.checkpoint={path}")
+
+    words = [word for word in SMALL if not word.startswith("baseline")]
+    assert "baseline.checkpoint has no value" in refused("sweep", *words, "baseline=checkpoint")
+    assert "checkpoint nothing.pt does not exist" in given("nothing.pt")
+    other = mlp(width=17, depth=2, in_channels=1, num_classes=10, image_side=8)
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    assert "is not of this network" in given("other.pt")
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    assert "cannot be read as a state dict" in given("noise.pt")
+    assert "holds no weights" in given(".")
+    assert "there is no MLflow store" in given("models:/digits_vgg@champion")
+
+
+def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) -> None:
+    message = refused(
+        *("sweep", *SMALL, "seed=-1", "name=a/b", "uniform_first=[0.5,2]", "space.min_kept=0.9"),
+        *("space.max_kept=0.5", "space.overrides=[{pattern: x, step: 0}]", "executor.cpus=0"),
+        *("executor.gpus=-1", "executor.device=gpu", "executor.on_interrupt=finsh"),
+        *("budget.trials=0", "budget.wall_minutes=-1", "budget.trial_limit_s=0"),
+        *("importance.criteria=[l1,l3]", "importance.batches=0", "meter.batch_size=0"),
+        *("recovery.recalibration_batches=0", "recovery.fit.epochs=-1", "tracking.keep_models=al"),
+        *("baseline.fit.lr=0", "objective.constraints=[{metric: speedup, low: 3, high: 2}]"),
+    )
+    for fault in (
+        "seed is -1; choose 0 or more",
+        "name='a/b': a sweep is named with letters",
+        "uniform_first has [2.0]; choose kept ratios in (0, 1]",
+        "min_kept 0.9 and max_kept 0.5; choose 0 < min_kept <= max_kept <= 1",
+        "bounds of 'x': step 0; choose 1 or more",
+        "executor.cpus is 0; choose 1 or more",
+        "executor.gpus is -1.0; choose 0 or more",
+        "executor.device=gpu: torch knows no such device; choose cpu",
+        "executor.on_interrupt=finsh: did you mean 'finish'?",
+        "budget.trials is 0; choose more than 0",
+        "budget.wall_minutes is -1.0; choose more than 0",
+        "budget.trial_limit_s is 0.0; choose more than 0",
+        "criterion 'l3' is not known",
+        "importance.batches is 0; choose 1 or more",
+        "meter.batch_size is 0; choose more than 0",
+        "recovery.recalibration_batches is 0; choose 1 or more",
+        "recovery.fit: epochs is -1; choose 0 or more",
+        "tracking.keep_models=al: did you mean 'all'?",
+        "baseline.fit: lr is 0.0; choose a positive number",
+        "constraint on 'speedup': 3.0..2.0",
+    ):
+        assert fault in message
+    assert "data.side is nan; choose a finite number" in refused("sweep", *SMALL, "data.side=nan")
+
+
+def test_rules_across_fields(refused: Refused) -> None:
+    message = refused("sweep", *SMALL, "baseline.fit.warmup_epochs=3", "importance.criteria=[]")
+    assert "baseline.fit.warmup_epochs is 3.0 of 1 epochs; choose at most 1" in message
+    assert "importance.criteria is empty" in message
+    both = "objective.constraints=[{metric: speedup, low: 3}, {metric: speedup, high: 2}]"
+    message = refused("sweep", *SMALL, both)
+    assert "speedup >= 3 and speedup <= 2; nothing meets them all" in message
+    message = refused("sweep", *SMALL, "objective.metrics=[main,sped]")
+    assert "metric 'sped' is not known; did you mean 'speedup'?" in message
+    assert "at least one" in refused("sweep", *SMALL, "objective.metrics=[]")
+    message = refused("sweep", *SMALL, "+objective.reference.params=3")
+    assert "reference names ['params'], which are no objectives" in message
+    message = refused("sweep", *SMALL, "budget.trials=null")
+    assert "the budget is unbounded; set budget.trials or a time limit" in message
+    message = refused("sweep", *SMALL, "space.exclude=[conv*]")
+    assert "pattern 'conv*' matches no group; the groups are" in message
+
+
+def test_a_searcher_is_tried_before_the_baseline_is_trained(refused: Refused) -> None:
+    assert "did you mean 'nsga" in refused("sweep", *SMALL, "searcher.sampler=nsgaa")
+    options = "+searcher.options.population_sise=4"
+    assert "'population_size'" in refused("sweep", *SMALL, options)
+
+
+def test_places_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file is here")
+    for output in ("taken", "taken/below", "/proc/outputs"):
+        message = refused("sweep", *SMALL, f"output={output}")
+        assert "cannot write to the output folder" in message
+        assert "set output=FOLDER" in message
+    uri = f"tracking.uri=sqlite:///{tmp_path}/taken/mlflow.db"
+    assert "taken" in refused("sweep", *SMALL, uri)
+
+
+def test_tracking_is_tried_before_the_baseline_is_trained(refused: Refused) -> None:
+    message = refused("sweep", *SMALL, "tracking.uri=htp://nowhere")
+    assert "'htp://nowhere' is not a tracking server or database; use http(s)" in message
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        message = refused("sweep", *SMALL, f"tracking.uri=http://127.0.0.1:{port}")
+    assert "no MLflow store answers" in message
+    assert "start the server or set tracking.uri" in message

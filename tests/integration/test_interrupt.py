@@ -1,0 +1,121 @@
+"""Ctrl-C: once ends a sweep in good order, twice ends it now."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.tiny import WORDS, Driver, events, sweep_folder, told
+
+PATIENCE_S = 180.0
+SWEEP = [
+    "sweep",
+    *WORDS,
+    "recovery.fit.epochs=40",
+    "output=out",
+    "budget.trials=50",
+    "tracking=none",
+    "objective=quality_size",
+]
+RESUME = ["resume", "sweep=latest", "output=out"]
+
+
+def until(driver: Driver, moment: Callable[[Path], bool]) -> Path:
+    """Wait for the moment; the sweep's folder."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (folder := sweep_folder(driver.folder / "out")) is None or not moment(folder):
+        assert driver.process.poll() is None, driver.said
+        assert time.monotonic() < deadline, driver.said
+        time.sleep(0.005)
+    return folder
+
+
+def ctrl_c(driver: Driver) -> None:
+    """What a terminal does: every process of the foreground group gets the signal."""
+    os.killpg(driver.process.pid, signal.SIGINT)
+
+
+def running(folder: Path) -> set[int]:
+    return {event["trial"]["number"] for event in events(folder, "ask")} - set(told(folder))
+
+
+def in_recovery(folder: Path) -> bool:
+    """One trial has an outcome, and another one has saved an epoch."""
+    saved = {int(path.parent.name) for path in folder.glob("trials/*/epoch-*")}
+    return bool(told(folder)) and bool(saved & running(folder))
+
+
+@pytest.mark.parametrize(
+    ("executor", "policy"),
+    [
+        ("executor=inline", "finish"),
+        ("executor.slots=2", "finish"),
+        ("executor.slots=2", "give_up"),
+    ],
+)
+def test_once_ends_in_good_order_and_can_be_resumed(tmp_path, executor, policy):
+    driver = Driver([*SWEEP, executor, f"executor.on_interrupt={policy}"], tmp_path)
+    folder = until(driver, in_recovery)
+    before = running(folder)
+    family = driver.family()
+    ctrl_c(driver)
+    assert driver.process.wait(PATIENCE_S) == 130, driver.said
+
+    said = driver.said
+    assert f"autoprune resume sweep={folder.name}" in said
+    assert "Traceback" not in said
+    done = told(folder)
+    report = json.loads((folder / "pareto.json").read_text())
+    assert sum(report["counts"].values()) == len(done) < 50
+    assert report["counts"]["failed"] == 0
+    if policy == "finish":
+        assert not running(folder)
+        assert before <= set(done)
+    else:
+        # a trial may have come to its end between the look and the signal
+        assert running(folder)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+@pytest.mark.parametrize("executor", ["executor=inline", "executor.slots=2"])
+def test_twice_ends_now(tmp_path, executor):
+    driver = Driver([*SWEEP, "recovery.fit.epochs=5000", executor], tmp_path)
+    folder = until(driver, lambda folder: bool(list(folder.glob("trials/*/epoch-*"))))
+    family = driver.family()
+    ctrl_c(driver)
+    time.sleep(0.3)
+    assert driver.process.poll() is None, "once lets the running trial finish"
+    ctrl_c(driver)
+    assert driver.process.wait(PATIENCE_S) == 130, driver.said
+    assert "ended at once; `autoprune resume" in driver.said
+    assert "Traceback" not in driver.said
+    assert told(folder) == []
+    assert 0 in running(folder)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def test_what_was_given_up_goes_on_from_its_last_epoch(tmp_path):
+    few = ["budget.trials=3", "executor=inline", "executor.on_interrupt=give_up"]
+    driver = Driver([*SWEEP, *few], tmp_path)
+    folder = until(driver, in_recovery)
+    ctrl_c(driver)
+    assert driver.process.wait(PATIENCE_S) == 130, driver.said
+    assert f"autoprune resume sweep={folder.name}" in driver.said
+    (given_up,) = running(folder)
+    (epoch,) = (folder / "trials" / f"{given_up:04d}").glob("epoch-*")
+    spent = json.loads((epoch / "recipe.json").read_text())["seconds"]
+
+    again = Driver(RESUME, tmp_path)
+    assert again.process.wait(PATIENCE_S) == 0, again.said
+    assert sorted(told(folder)) == [0, 1, 2]
+    (tell,) = (e for e in events(folder, "tell") if e["observation"]["trial"]["number"] == given_up)
+    seconds = tell["observation"]["measurement"]["seconds"]
+    assert seconds["prune"] == spent["prune"], "the trial was begun anew"
+    assert seconds["recover"] > spent["recover"]

@@ -1,0 +1,126 @@
+"""What a sweep shows: one line a trial, a bar on a terminal, the front at the end."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from autoprune.domain.trial import Failure
+from autoprune.orchestration.reports.console import (
+    WIDE,
+    ConsoleWatcher,
+    count,
+    outcome_line,
+    short,
+    show_front,
+    state_line,
+    stdout,
+)
+from autoprune.orchestration.view import SweepView
+from tests.sweeps import make_sweep
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=140, force_terminal=terminal)
+
+
+def said(on: Console) -> str:
+    assert isinstance(on.file, io.StringIO)
+    return on.file.getvalue()
+
+
+def watched(on: Console, view: SweepView) -> str:
+    watcher = ConsoleWatcher(on)
+    watcher.on_start(replace(view, observations=()))
+    for number, observation in enumerate(view.observations, start=1):
+        watcher.on_observation(observation, replace(view, observations=view.observations[:number]))
+    watcher.on_finish(view, complete=True)
+    return said(on)
+
+
+def test_without_a_terminal_there_are_plain_lines_one_a_trial() -> None:
+    view = make_sweep(24)
+    lines = watched(console(), view).splitlines()
+    assert [line[:8] for line in lines] == [f"[{n:>3}/24]"[:8] for n in range(1, 25)]
+    assert sum("failed in recover (" in line for line in lines) == view.counts["failed"]
+    assert sum("stopped: breaks speedup >= 1" in line for line in lines) == view.counts["stopped"]
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_state_of_the_sweep() -> None:
+    view = make_sweep(24)
+    out = watched(console(terminal=True), view)
+    assert "0/24 trials" in out
+    assert "24/24 trials" in out
+    assert f"front {len(view.front)}  hypervolume {view.hypervolume:.4g}" in out
+    assert "\x1b[?25h" in out  # the cursor is back
+
+
+def test_the_time_left_is_told_once_a_trial_is_done() -> None:
+    view = make_sweep(12)
+    half = replace(view, observations=view.observations[:6], search_s=90.0)
+    assert state_line(half).startswith("about 1:30 left")
+    assert "left" not in state_line(replace(view, observations=()))
+    assert "left" not in state_line(replace(half, trials=None))
+    assert state_line(replace(half, trials=3)).startswith("about 0:00 left")
+
+
+def test_members_of_the_front_are_marked() -> None:
+    view = make_sweep(24)
+    marked = [o.trial.number for o in view.observations if " * " in outcome_line(o, view)]
+    assert marked == sorted(member.trial.number for member in view.front.members)
+
+
+def test_the_front_is_shown_with_its_baseline_and_what_the_search_gained() -> None:
+    view = make_sweep(24)
+    on = console()
+    show_front(on, view)
+    out = said(on)
+    assert "baseline" in out
+    assert f"{view.baseline['accuracy']:.4f}" in out
+    for member in view.front.members:
+        assert f"│ {member.trial.number:>8} │" in out
+    finished = view.counts["finished"]
+    assert f"{finished} finished, " in out
+    assert "slots busy 91% of the time" in out
+    assert "uniform" not in out  # none was asked
+
+
+def uniform_sweep(*, gained: bool) -> SweepView:
+    """A sweep whose only front member is a uniform point, or is not."""
+    view = make_sweep(24)
+    best = max(view.front.members, key=lambda m: m.trial.number)
+    others = [o for o in view.observations if o.trial.number not in view.front]
+    failed = [o for o in others if isinstance(o.outcome, Failure)]
+    fixed = view.space.uniform(0.5)
+    uniform = replace(best, trial=replace(best.trial, spec=fixed))
+    worst = replace(others[0], trial=replace(others[0].trial, spec=fixed))
+    return replace(view, observations=(best, worst) if gained else (uniform, *failed))
+
+
+def test_whether_the_search_beats_equal_ratios_is_said_either_way() -> None:
+    on = console()
+    show_front(on, uniform_sweep(gained=True))
+    assert "uniform points it started from, the search gained hypervolume" in said(on)
+    on = console()
+    show_front(on, uniform_sweep(gained=False))
+    assert "The search did not beat the 1 uniform points it started from" in said(on)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(12, "12"), (1234, "1.23k"), (38_700_000, "38.7M"), (4.1e9, "4.1G"), (0.5, "0.5")],
+)
+def test_counts_are_short(value: float, expected: str) -> None:
+    assert short(value) == expected
+
+
+def test_sizes_of_spaces_are_told_by_their_order() -> None:
+    assert count(841) == "841"
+    assert count(10**25) == "about 10^25"
+
+
+@pytest.mark.usefixtures("capsys")
+def test_an_output_that_is_no_terminal_is_wide() -> None:
+    assert stdout().width == WIDE

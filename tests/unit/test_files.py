@@ -1,0 +1,65 @@
+"""What a sweep leaves in its folder, where the folder does not take it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, FilesWatcher
+from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.view import SweepView
+from tests.sweeps import make_sweep
+from tests.tiny import one_thread, request
+
+_one_thread = pytest.fixture(autouse=True)(one_thread)
+
+
+def test_a_report_that_cannot_be_written_is_kept_as_a_fault_until_it_can(tmp_path: Path) -> None:
+    view, watcher = make_sweep(6), FilesWatcher(tmp_path, refresh_s=0.0)
+    (tmp_path / PARETO_HTML).mkdir()
+    watcher.on_start(view)
+    watcher.on_observation(view.observations[-1], view)
+    assert watcher.fault is not None
+    assert f"the reports in {tmp_path} are not up to date" in watcher.fault
+    (tmp_path / PARETO_HTML).rmdir()
+    watcher.on_finish(view, complete=True)
+    assert watcher.fault is None
+    assert json.loads((tmp_path / PARETO_JSON).read_text())["counts"] == view.counts
+
+
+class Squatter:
+    """Takes the place of a report as soon as the sweep's folder stands."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    def on_start(self, view: SweepView) -> None:
+        (self.output / view.sweep_id / PARETO_JSON).mkdir()
+
+    def on_progress(self, *_: object, **__: object) -> None:
+        pass
+
+    def on_observation(self, *_: object) -> None:
+        pass
+
+    def on_finish(self, *_: object, **__: object) -> None:
+        pass
+
+
+def test_a_sweep_goes_on_without_reports_and_tells_it_once(tmp_path: Path) -> None:
+    launched = launch(request(tmp_path), Tracking(), watchers=(Squatter(tmp_path),))
+    assert launched.result.complete
+    (lost,) = launched.lost
+    assert "are not up to date (Is a directory)" in lost
+
+
+def test_a_resume_tells_of_the_torn_line_that_it_cut_off(tmp_path: Path) -> None:
+    asked = request(tmp_path)
+    first = launch(asked, Tracking())
+    journal = first.result.folder / "journal.jsonl"
+    with journal.open("a") as file:
+        file.write('{"event": "as')
+    again = launch(asked, Tracking(), folder=first.result.folder)
+    (lost,) = again.lost
+    assert "was torn by a crash (13 bytes)" in lost
+    assert launch(asked, Tracking(), folder=first.result.folder).lost == ()

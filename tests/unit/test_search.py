@@ -1,0 +1,260 @@
+"""What each searcher does beyond the contract."""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Constraint, Goal
+from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
+from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Outcome, Stage, Trial
+from autoprune.searchers import (
+    SAMPLERS,
+    OptunaSearcher,
+    RandomSearcher,
+    UniformFirst,
+    UniformSearcher,
+    nearest_unseen,
+    uniform_first,
+)
+from tests.contracts.searcher_contract import GOAL, OBJECTIVES, SPACE, Driver, measure
+
+WIDE = SearchSpace(tuple(Axis(Group(f"g{i}", "channels", 64), 4, 64) for i in range(6)))
+OPEN = Goal(OBJECTIVES, (0.5, 1.0))
+
+
+def kept(spec: PruningSpec) -> float:
+    return sum(width for _, width in spec.kept) / (64 * len(spec.kept))
+
+
+def tell(searcher: OptunaSearcher, number: int, spec: PruningSpec, outcome: Outcome) -> None:
+    searcher.tell(Observation(Trial(number, spec, 0), outcome))
+
+
+# Uniform
+
+
+def test_a_small_budget_of_uniform_points_spans_the_range() -> None:
+    searcher = UniformSearcher(WIDE, OPEN, 0)
+    ratios = [kept(searcher.ask(number)) for number in range(7)]
+    assert ratios == [0.5, 0.75, 0.25, 0.875, 0.625, 0.375, 0.125]
+
+
+def test_the_uniform_grid_is_refined_between_its_points() -> None:
+    searcher = UniformSearcher(WIDE, OPEN, 0, ratios=(0.25, 0.75))
+    assert [kept(searcher.ask(n)) for n in range(5)] == [0.25, 0.75, 0.5, 0.625, 0.375]
+    rest = [searcher.ask(n) for n in range(5, 33)]
+    assert {kept(spec) for spec in rest} | {0.25, 0.75, 0.5, 0.625, 0.375} == {
+        width / 64 for width in range(16, 49)
+    }
+    beside = searcher.ask(33)
+    assert len({width for _, width in beside.kept}) == 2
+
+
+@pytest.mark.parametrize(
+    ("ratios", "message"),
+    [
+        ((), "the uniform searcher has no ratio; name at least one in (0, 1]"),
+        ((0.5, 1.2, 0.0), "kept ratios [1.2, 0.0] of [0.5, 1.2, 0.0]; choose each in (0, 1]"),
+    ],
+)
+def test_uniform_ratios_that_cannot_be(ratios: tuple[float, ...], message: str) -> None:
+    with pytest.raises(AutopruneError, match=re.escape(message)):
+        UniformSearcher(WIDE, OPEN, 0, ratios=ratios)
+
+
+# Random
+
+
+def test_a_random_proposal_depends_on_seed_and_number_only() -> None:
+    one, other = RandomSearcher(WIDE, OPEN, 3), RandomSearcher(WIDE, OPEN, 3)
+    asked = {number: one.ask(number) for number in range(20)}
+    assert {number: other.ask(number) for number in range(5, 20)} == {
+        number: asked[number] for number in range(5, 20)
+    }
+
+
+# Uniform points first
+
+
+def test_uniform_points_come_first_and_the_search_hears_of_them() -> None:
+    heard: list[int] = []
+
+    class Listener:
+        def ask(self, number: int) -> PruningSpec:
+            return WIDE.uniform(0.5) if number == 3 else WIDE.uniform(0.4)
+
+        def tell(self, observation: Observation) -> None:
+            heard.append(observation.trial.number)
+
+    searcher = UniformFirst(WIDE, Listener(), ratios=(0.5, 0.75, 0.5, 0.25))
+    specs = [searcher.ask(number) for number in range(5)]
+    assert [kept(spec) for spec in specs[:3]] == [0.5, 0.75, 0.25]
+    # The search asked for the first one again, not having heard of it yet.
+    assert specs[3] not in specs[:3]
+    assert kept(specs[3]) == pytest.approx(0.5, abs=0.01)
+    assert specs[4] == WIDE.uniform(0.4)
+    for number in (1, 4, 0):
+        searcher.tell(Observation(Trial(number, specs[number], 0), measure(specs[number])))
+    assert heard == [1, 4, 0]
+
+
+def test_no_ratios_and_a_uniform_search_are_left_as_they_are() -> None:
+    assert isinstance(uniform_first(WIDE, OPEN, 0, inner=UniformSearcher), UniformSearcher)
+    unwrapped = uniform_first(WIDE, OPEN, 0, inner=RandomSearcher, ratios=())
+    assert isinstance(unwrapped, RandomSearcher)
+    with pytest.raises(AutopruneError, match=r"kept ratios \[2\.0\] of \[2\.0\]"):
+        uniform_first(WIDE, OPEN, 0, inner=RandomSearcher, ratios=(2.0,))
+
+
+# New proposals
+
+
+def test_the_nearest_new_spec_is_found_until_there_is_none() -> None:
+    space = SearchSpace(
+        (Axis(Group("a", "channels", 3), 1, 3), Axis(Group("b", "channels", 2), 1, 2))
+    )
+    seen: set[PruningSpec] = set()
+    start, rng, distances = space.at((0, 0)), np.random.default_rng(0), []
+    while (spec := nearest_unseen(space, start, seen, rng)) is not None:
+        distances.append(sum(space.indices(spec)))
+        seen.add(spec)
+    assert distances == [0, 1, 1, 2, 2, 3]
+    assert len(seen) == space.size
+
+
+# Optuna
+
+
+def test_optuna_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    # Optuna's own handler does not propagate, so listen to its root.
+    logging.getLogger("optuna").addHandler(caplog.handler)
+    levels = {name: logging.getLogger(name).level for name in ("optuna", "optuna.storages")}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for name in SAMPLERS:
+                searcher = OptunaSearcher(SPACE, GOAL, 0, sampler=name)
+                list(islice(Driver(searcher, slots=1).run(), 16))
+    finally:
+        logging.getLogger("optuna").removeHandler(caplog.handler)
+    assert caplog.records == []
+    assert {name: logging.getLogger(name).level for name in levels} == levels
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            partial(OptunaSearcher, sampler="ngsa2"),
+            "sampler 'ngsa2' is not known; did you mean 'nsga2'? Otherwise choose from "
+            "['gp', 'nsga2', 'nsga3', 'tpe']",
+        ),
+        (
+            partial(OptunaSearcher, options={"population": 12}),
+            "option of sampler 'nsga2' 'population' is not known; did you mean 'population_size'?",
+        ),
+        (
+            partial(OptunaSearcher, sampler="tpe", options={"seed": 12}),
+            "option of sampler 'tpe' 'seed' is not known",
+        ),
+        (
+            partial(OptunaSearcher, options={"population_size": 1}),
+            "sampler 'nsga2' refuses {'population_size': 1}: `population_size` must be greater "
+            "than or equal to 2.; see optuna.samplers.NSGAIISampler for the values it takes",
+        ),
+    ],
+)
+def test_a_sampler_that_cannot_be(build: Callable[..., OptunaSearcher], message: str) -> None:
+    with pytest.raises(AutopruneError, match=re.escape(message)):
+        build(SPACE, GOAL, 0)
+
+
+def test_a_spec_of_another_space_is_refused() -> None:
+    searcher = OptunaSearcher(SPACE, GOAL, 0)
+    with pytest.raises(AutopruneError, match="differ in groups"):
+        tell(searcher, 0, WIDE.uniform(0.5), Measurement({"accuracy": 0.5, "speedup": 2.0}))
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_the_population_takes_in_trials_it_did_not_propose(sampler: str) -> None:
+    """With a first generation of strangers, all alike in two groups, the children are alike too."""
+    searcher = OptunaSearcher(
+        WIDE, OPEN, 0, sampler=sampler, options={"population_size": 8, "mutation_prob": 0.0}
+    )
+    for number in range(8):
+        widths = {f"g{i}": 20 if i < 2 else 10 + 5 * number + i for i in range(6)}
+        metrics = {"accuracy": 0.5 + number / 100, "speedup": 3.0 - number / 10}
+        tell(searcher, number, PruningSpec.of(widths), Measurement(metrics))
+    for number in range(8, 16):
+        spec = searcher.ask(number)
+        assert (spec.widths["g0"], spec.widths["g1"]) == (20, 20)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "tpe"])
+def test_constraints_steer_the_search(sampler: str) -> None:
+    """A band of one group's widths, which serves no objective, is found only where it is told."""
+    band = Goal(OBJECTIVES, (0.5, 1.0), (Constraint("params", 8, 10),))
+
+    def outcome(spec: PruningSpec) -> Measurement:
+        return Measurement({**measure(spec).metrics, "params": float(spec.widths["g0"])})
+
+    def late_share(goal: Goal) -> float:
+        searcher = OptunaSearcher(SPACE, goal, 0, sampler=sampler)
+        events = islice(Driver(searcher, outcome=outcome, slots=2).run(), 160)
+        late = [event.spec for event in events if isinstance(event, Trial)][30:]
+        return sum(band.feasible(outcome(spec)) for spec in late) / len(late)
+
+    assert late_share(band) > late_share(OPEN) + 0.2
+
+
+class TestHowOutcomesReachOptuna:
+    """Read from the study, which is what the samplers learn from."""
+
+    SPEC = SPACE.uniform(0.5)
+    GOAL = Goal(
+        OBJECTIVES, (0.5, 1.0), (Constraint("speedup", low=2.0), Constraint("macs", high=50))
+    )
+
+    def state(self, outcome: Outcome) -> tuple[str, list[float] | None, list[float]]:
+        searcher = OptunaSearcher(SPACE, self.GOAL, 0)
+        tell(searcher, 0, self.SPEC, outcome)
+        (trial,) = searcher._study.trials
+        return trial.state.name, trial.values, list(trial.constraints.values())
+
+    def test_finished(self) -> None:
+        metrics = {"accuracy": 0.8, "speedup": 2.5, "macs": 40.0}
+        assert self.state(Measurement(metrics)) == ("COMPLETE", [0.8, 2.5], [0.0, 0.0])
+
+    def test_infeasible_in_shares_of_the_bound(self) -> None:
+        metrics = {"accuracy": 0.8, "speedup": 1.5, "macs": 100.0}
+        assert self.state(Measurement(metrics)) == ("COMPLETE", [0.8, 1.5], [0.25, 1.0])
+
+    def test_stopped_with_every_objective(self) -> None:
+        metrics = {"accuracy": 0.7, "speedup": 1.5}
+        stopped = Measurement(metrics, stopped_by="speedup >= 2")
+        assert self.state(stopped) == ("COMPLETE", [0.7, 1.5], [0.25, 0.0])
+
+    def test_stopped_before_an_objective_was_known(self) -> None:
+        stopped = Measurement({"speedup": 1.5}, stopped_by="speedup >= 2")
+        assert self.state(stopped) == ("FAIL", None, [])
+
+    def test_stopped_without_a_broken_constraint(self) -> None:
+        """Proxy values that no constraint marks must not pass for results."""
+        stopped = Measurement({"accuracy": 0.7, "speedup": 2.5}, stopped_by="the scheduler")
+        assert self.state(stopped) == ("FAIL", None, [])
+
+    def test_failed(self) -> None:
+        assert self.state(Failure(Stage.PRUNE, Cause.GRAPH, "no graph")) == ("FAIL", None, [])
+
+    def test_a_bound_of_zero_has_no_share(self) -> None:
+        goal = Goal(OBJECTIVES, (0.5, 1.0), (Constraint("gain", low=0.0),))
+        searcher = OptunaSearcher(SPACE, goal, 0)
+        tell(searcher, 0, self.SPEC, Measurement({"accuracy": 0.8, "speedup": 2.5, "gain": -0.5}))
+        assert list(searcher._study.trials[0].constraints.values()) == [0.5]

@@ -1,0 +1,110 @@
+"""What the command line cannot easily show of the settings."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.orchestration.folders import check_writable
+from autoprune.orchestration.forecast import forecast
+from autoprune.pruning.recover import FitPlan
+from autoprune.settings.compose import choose, compose_config, plain
+from autoprune.settings.rules import check_device
+from autoprune.settings.targets import source_digests
+from tests import tiny
+from tests.pruning_tasks import Blobs
+
+
+def test_values_that_a_users_file_leaves_open_are_all_named(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    text = "_target_: autoprune.models.mlp\nwidth: ???\ndepth: ???\n"
+    (tmp_path / "model" / "open.yaml").write_text(text)
+    config = compose_config("sweep", ["model=open"], config_dir=str(tmp_path))
+    with pytest.raises(FaultsError, match=r"model.depth has no value; set model.depth=") as caught:
+        plain(config)
+    assert len(caught.value.faults) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "für uns",
+        "a(b",
+        "a)b",
+        "it's",
+        '"said"',
+        "a=b",
+        "a{b}",
+        "a,b",
+        "[a]",
+        "a:b#c",
+        "a\\",
+        "${a}",
+    ],
+)
+def test_a_users_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name / "model").mkdir(parents=True)
+    (tmp_path / name / "model" / "own.yaml").write_text("_target_: autoprune.models.mlp\n")
+    config = compose_config("sweep", ["model=own"], config_dir=str(tmp_path / name))
+    assert config.model._target_ == "autoprune.models.mlp"
+    with pytest.raises(FaultsError, match="did you mean 'own'"):
+        compose_config("sweep", ["model=owm"], config_dir=str(tmp_path / name))
+
+
+def test_an_interpolation_to_nothing() -> None:
+    with pytest.raises(AutopruneError, match=r"Interpolation key 'nothing' not found"):
+        plain(compose_config("sweep", ["name=${nothing}"]))
+
+
+def test_long_lists_name_the_near_miss_only() -> None:
+    names = [f"name{i}" for i in range(30)]
+    assert choose("nam17", names) == "did you mean 'name17'?"
+    assert "nothing like it" in choose("zzz", names)
+    assert choose("a", []) == "there is none"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none() -> None:
+    with pytest.raises(AutopruneError, match=r"torch finds no CUDA device on this machine"):
+        check_device("executor.device", "cuda")
+
+
+def test_sources_of_nested_targets_and_none_for_what_cannot_be_had() -> None:
+    model = {"_target_": "autoprune.models.mlp", "parts": [{"_target_": "torch.nn.Linear"}]}
+    found = source_digests({"model": model, "data": {"_target_": "no.such.thing"}})
+    assert set(found) == {"autoprune.models.mlp", "torch.nn.Linear"}
+    assert all(len(digest) == 12 for digest in found.values())
+
+
+def test_trying_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    check_writable(tmp_path / "kept")
+    assert (tmp_path / "kept").is_dir()
+
+
+class OwnLoop(Blobs):
+    """A task that trains by itself."""
+
+    def fit(self, model: nn.Module, *, epochs: int, seed: int) -> Iterator[float]:
+        yield from (0.0 for _ in range(epochs))
+
+
+def test_a_forecast_adds_up_and_leaves_the_network_as_it_is(tmp_path: Path) -> None:
+    request = tiny.request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)})
+    before = {name: tensor.clone() for name, tensor in request.model.state_dict().items()}
+    found = forecast(request)
+    assert found is not None
+    assert found.sweep_s is not None
+    assert found.baseline_s == 0
+    assert 0 < found.trial_s <= found.sweep_s
+    assert all(torch.equal(before[n], t) for n, t in request.model.state_dict().items())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_with_a_loop_of_its_own_is_not_forecast(tmp_path: Path) -> None:
+    assert forecast(tiny.request(tmp_path, task=OwnLoop())) is None

@@ -1,0 +1,97 @@
+"""The configuration that users build on: its keys and options change on purpose only."""
+
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from autoprune.orchestration.session import make_plan
+from autoprune.settings.build import build_request
+from autoprune.settings.compose import compose_config, config_folder, plain
+from autoprune.settings.schema import COMMANDS, register
+
+SURFACE = Path(__file__).with_name("settings_surface.txt")
+NAMED = (
+    *("model", "data", "baseline", "space", "importance", "recovery", "meter", "objective"),
+    *("searcher", "executor", "tracking", "budget", "experiment", "task"),
+)
+
+
+def options() -> dict[str, list[str]]:
+    """Every config group with its options."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return {
+            group: sorted(loader.get_group_options(group))
+            for group in loader.list_groups("")
+            if group != "hydra"
+        }
+
+
+OPTIONS = options()
+
+
+def keys(config: DictConfig, prefix: str = "") -> list[str]:
+    found = []
+    for key in map(str, config):
+        value = config._get_node(key)
+        found.append(f"{prefix}{key}")
+        if isinstance(value, DictConfig) and not value._is_none():
+            found += keys(value, f"{prefix}{key}.")
+    return found
+
+
+def surface() -> str:
+    lines = [f"{group}={option}" for group, names in OPTIONS.items() for option in names]
+    for command in COMMANDS:
+        lines += [f"{command} {key}" for key in keys(compose_config(command, []))]
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def test_the_surface_changes_on_purpose_only() -> None:
+    """Where it did: `python -m tests.unit.test_settings_surface` writes the file anew."""
+    assert surface() == SURFACE.read_text()
+
+
+def test_all_named_groups_exist_and_their_files_say_what_they_are() -> None:
+    assert sorted(OPTIONS) == sorted(NAMED)
+    for group, names in OPTIONS.items():
+        for name in names:
+            text = (config_folder() / group / f"{name}.yaml").read_text()
+            assert text.startswith("#"), f"conf/{group}/{name}.yaml has no comment"
+
+
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+def test_every_experiment_can_be_planned(experiment: str) -> None:
+    config = compose_config("plan", [f"experiment={experiment}", "executor=inline"])
+    assert config.name == experiment
+    assert make_plan(build_request(plain(config))).space.size > 100
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{group}={option}"
+        for group in ("searcher", "objective", "importance", "recovery", "meter", "space", "budget")
+        for option in OPTIONS[group]
+    ]
+    + [
+        "executor=ray",
+        "executor=cluster",
+        "tracking=mlflow",
+        "tracking=none",
+        "task=classification",
+    ],
+)
+def test_every_option_builds(override: str) -> None:
+    small = ["model=mlp", "model.width=16", "model.image_side=8", "data.side=8"]
+    config = compose_config("plan", [*small, override])
+    assert make_plan(build_request(plain(config))).space.axes
+
+
+if __name__ == "__main__":
+    SURFACE.write_text(surface())

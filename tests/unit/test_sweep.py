@@ -1,0 +1,367 @@
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.trial import (
+    Cause,
+    Failure,
+    Measurement,
+    Observation,
+    Outcome,
+    Stage,
+    Trial,
+)
+from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.folders import find_sweep, make_folder, view_of
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.sweep import Budget, Sweep, SweepStoppedError
+from autoprune.orchestration.view import SweepView
+from autoprune.searchers.random import RandomSearcher
+from tests.sweeps import make_goal, make_space
+
+SPACE, GOAL = make_space({"a": 32, "b": 64}), make_goal()
+GOOD = Measurement({"accuracy": 0.97, "speedup": 2.0})
+STOPPED = Measurement({"accuracy": 0.97, "speedup": 0.5}, stopped_by="speedup >= 1")
+START = SweepView("s-1", "s", GOAL, SPACE, {"accuracy": 0.98})
+HEADER = {
+    "sweep_id": "s-1",
+    "experiment": "s",
+    "goal": GOAL.to_json(),
+    "space": SPACE.to_json(),
+    "baseline": {"accuracy": 0.98},
+    "budget": {"trials": None},
+    "slots": 1,
+    "output": "",
+    "baseline_digest": "",
+    "created": "2026-01-01T00:00:00",
+}
+
+
+def failed(cause: Cause, stage: Stage = Stage.RECOVER) -> Failure:
+    return Failure(stage, cause, f"because of {cause}")
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Heard:
+    """A watcher that notes what it hears, and may raise."""
+
+    events: list[str] = field(default_factory=list)
+    raises: str = ""
+
+    def _note(self, what: str) -> None:
+        self.events.append(what)
+        if self.raises and what.startswith(self.raises):
+            raise OSError(f"no room for {what}")
+
+    def on_start(self, view: SweepView) -> None:
+        self._note(f"start {len(view.observations)}")
+
+    def on_progress(
+        self, trial: Trial, stage: Stage, metrics: Mapping[str, float], *, epoch: int
+    ) -> None:
+        self._note(f"progress {trial.number} {stage} {epoch}")
+
+    def on_observation(self, observation: Observation, view: SweepView) -> None:
+        self._note(f"outcome {observation.trial.number} of {len(view.observations)}")
+
+    def on_finish(self, view: SweepView, *, complete: bool) -> None:
+        self._note(f"finish {complete}")
+
+
+@dataclass
+class Bench:
+    """Makes sweeps on one journal, as a sweep and its resumes do."""
+
+    folder: Path
+    clock: Clock = field(default_factory=Clock)
+
+    @contextmanager
+    def sweep(self, budget: Budget | None = None, *watchers: Heard) -> Iterator[Sweep]:
+        path = self.folder / "journal.jsonl"
+        opened = (
+            Journal.open(path, timer=self.clock)
+            if path.exists()
+            else Journal.create(path, HEADER, timer=self.clock)
+        )
+        with opened as journal:
+            yield Sweep(
+                START,
+                journal,
+                RandomSearcher(SPACE, GOAL, 0),
+                budget=budget or Budget(trials=100),
+                seed=0,
+                watchers=watchers,
+            )
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(tmp_path)
+
+
+def take(sweep: Sweep) -> Trial:
+    trial = sweep.next_trial()
+    assert trial is not None
+    return trial
+
+
+def do(sweep: Sweep, outcome: Outcome = GOOD, *, seconds: float = 0.0) -> None:
+    sweep.record(Observation(take(sweep), outcome, seconds=seconds))
+
+
+def watch(bench: Bench, *watchers: Heard, fault: BaseException | None = None) -> None:
+    """Begin a trial under the watchers' eyes, and come to a bad end or a good one."""
+    with bench.sweep(None, *watchers) as sweep, sweep.watched():
+        take(sweep)
+        if fault is not None:
+            raise fault
+
+
+class TestBudget:
+    def test_trials(self, bench):
+        with bench.sweep(Budget(trials=2, wall_s=1e9, trial_s=1e9)) as sweep:
+            do(sweep)
+            do(sweep, failed(Cause.NAN_LOSS))
+            assert sweep.spent
+            assert sweep.next_trial() is None
+
+    def test_wall_seconds_count_from_the_first_trial(self, bench):
+        with bench.sweep(Budget(trials=9, wall_s=60)) as sweep:
+            bench.clock.now += 1000
+            first, second = take(sweep), take(sweep)
+            bench.clock.now += 59
+            third = take(sweep)
+            bench.clock.now += 1
+            assert sweep.next_trial() is None
+            for trial in (first, second, third):
+                sweep.record(Observation(trial, GOOD))
+            assert sweep.spent
+
+    def test_trial_seconds_add_up_over_trials(self, bench):
+        with bench.sweep(Budget(trial_s=100)) as sweep:
+            do(sweep, seconds=60)
+            do(sweep, failed(Cause.ERROR), seconds=39)
+            assert not sweep.spent
+            do(sweep, seconds=1)
+            assert sweep.next_trial() is None
+
+    def test_the_time_between_two_sessions_does_not_count(self, bench):
+        budget = Budget(wall_s=60)
+        with bench.sweep(budget) as sweep:
+            trial = take(sweep)
+            bench.clock.now += 50
+            sweep.record(Observation(trial, GOOD))
+        bench.clock.now += 10_000
+        with bench.sweep(budget) as sweep:
+            trial = take(sweep)
+            bench.clock.now += 9
+            sweep.record(Observation(trial, GOOD))
+            assert sweep.view.search_s == pytest.approx(59)
+            assert not sweep.spent
+
+    @pytest.mark.parametrize(
+        ("limits", "message"),
+        [
+            ({}, "the budget is unbounded; set budget.trials or a time limit"),
+            ({"trials": 0}, "budget.trials is 0; choose more than 0"),
+            ({"wall_s": -1.0}, "budget.wall_s is -1.0; choose more than 0"),
+            ({"trials": 1, "trial_s": 0}, "budget.trial_s is 0; choose more than 0"),
+        ],
+    )
+    def test_nonsense_is_refused(self, limits, message):
+        with pytest.raises(AutopruneError, match=message):
+            Budget(**limits)
+
+
+class TestHopeless:
+    def test_three_failures_of_one_cause_and_no_success_stop_a_sweep(self, bench):
+        with bench.sweep() as sweep:
+            do(sweep, failed(Cause.NAN_LOSS))
+            do(sweep, failed(Cause.ERROR))
+            do(sweep, failed(Cause.NAN_LOSS))
+            with pytest.raises(
+                SweepStoppedError,
+                match=r"3 trials failed \(NaN loss\).*stage recover: because of NaN loss",
+            ):
+                do(sweep, failed(Cause.NAN_LOSS))
+            assert len(sweep.view.observations) == 4
+
+    @pytest.mark.parametrize("success", [GOOD, STOPPED])
+    def test_one_trial_that_came_through_is_hope_enough(self, bench, success):
+        with bench.sweep() as sweep:
+            do(sweep, failed(Cause.ERROR))
+            do(sweep, success)
+        with bench.sweep() as sweep:
+            for _ in range(5):
+                do(sweep, failed(Cause.ERROR))
+
+    def test_failures_of_different_causes_do_not(self, bench):
+        with bench.sweep() as sweep:
+            for cause in (Cause.NAN_LOSS, Cause.GRAPH, Cause.RUNTIME, Cause.NAN_LOSS):
+                do(sweep, failed(cause))
+
+    def test_a_resume_gets_another_three(self, bench):
+        for _ in range(2):
+            with bench.sweep() as sweep:
+                do(sweep, failed(Cause.ERROR))
+                do(sweep, failed(Cause.ERROR))
+                with pytest.raises(SweepStoppedError):
+                    do(sweep, failed(Cause.ERROR))
+
+
+class TestResume:
+    def test_what_was_under_way_is_run_again_first_and_nothing_twice(self, bench):
+        with bench.sweep(Budget(trials=6)) as sweep:
+            asked = [take(sweep) for _ in range(4)]
+            sweep.record(Observation(asked[2], GOOD))
+            sweep.record(Observation(asked[0], failed(Cause.ERROR)))
+        with bench.sweep(Budget(trials=6)) as sweep:
+            again = [take(sweep) for _ in range(4)]
+            assert again[:2] == [asked[1], asked[3]]
+            assert [trial.number for trial in again] == [1, 3, 4, 5]
+            assert sweep.next_trial() is None
+            for trial in again:
+                sweep.record(Observation(trial, GOOD))
+            assert sweep.spent
+            assert not sweep.running
+        with bench.sweep(Budget(trials=6)) as sweep:
+            assert sweep.next_trial() is None
+            assert sweep.view.counts == {"finished": 5, "failed": 1, "stopped": 0}
+
+    def test_a_larger_budget_goes_on(self, bench):
+        with bench.sweep(Budget(trials=1)) as sweep:
+            do(sweep)
+        with bench.sweep(Budget(trials=2)) as sweep:
+            do(sweep)
+            assert sweep.spent
+
+    def test_a_searcher_that_proposes_something_else_is_refused(self, bench):
+        with bench.sweep() as sweep:
+            do(sweep)
+        path = bench.folder / "journal.jsonl"
+        with (
+            Journal.open(path) as journal,
+            pytest.raises(AutopruneError, match="trial 0 is not what the searcher proposes"),
+        ):
+            Sweep(START, journal, RandomSearcher(SPACE, GOAL, 1), budget=Budget(9), seed=0)
+
+
+class TestClock:
+    def test_it_stops_where_nothing_runs(self, bench):
+        with bench.sweep() as sweep:
+            bench.clock.now += 5
+            assert sweep.view.search_s == 0
+            trial = take(sweep)
+            bench.clock.now += 8
+            assert sweep.view.search_s == pytest.approx(8)
+            sweep.record(Observation(trial, GOOD, seconds=6))
+            bench.clock.now += 30
+            assert sweep.view.search_s == pytest.approx(8)
+            assert sweep.view.utilisation == pytest.approx(0.75)
+            assert view_of(sweep.journal).search_s == pytest.approx(8)
+
+
+class TestWatchers:
+    def test_they_hear_of_everything_in_order(self, bench):
+        one, two = Heard(), Heard()
+        with bench.sweep(Budget(trials=1), one, two) as sweep, sweep.watched():
+            trial = take(sweep)
+            sweep.progress(trial, Stage.RECOVER, {}, epoch=2)
+            sweep.record(Observation(trial, GOOD))
+        assert one.events == ["start 0", "progress 0 recover 2", "outcome 0 of 1", "finish True"]
+        assert two.events == one.events
+
+    def test_the_journal_has_an_outcome_before_they_hear_of_it(self, bench):
+        watcher = Heard(raises="outcome")
+        with bench.sweep(None, watcher) as sweep, pytest.raises(OSError, match="no room"):
+            do(sweep)
+        with bench.sweep() as sweep:
+            assert len(sweep.view.observations) == 1
+
+    @pytest.mark.parametrize("fault", [KeyboardInterrupt(), SweepStoppedError("hopeless")])
+    def test_they_hear_of_the_end_whatever_happens(self, bench, fault):
+        watcher = Heard()
+        with pytest.raises(type(fault)):
+            watch(bench, watcher, fault=fault)
+        assert watcher.events[-1] == "finish False"
+
+    def test_a_fault_of_one_keeps_nobody_from_the_end(self, bench):
+        one, two = Heard(raises="finish"), Heard()
+        with pytest.raises(OSError, match="no room for finish"):
+            watch(bench, one, two)
+        assert two.events == ["start 0", "finish False"]
+
+    def test_who_did_not_start_hears_of_no_end(self, bench):
+        one, two, three = Heard(), Heard(raises="start"), Heard()
+        with pytest.raises(OSError, match="no room for start"):
+            watch(bench, one, two, three)
+        assert one.events == ["start 0", "finish False"]
+        assert two.events == ["start 0"]
+        assert three.events == []
+
+
+class TestFolders:
+    def write(self, output: Path, sweep_id: str, created: str) -> Path:
+        folder = make_folder(output, sweep_id)
+        facts = {**HEADER, "sweep_id": sweep_id, "created": created}
+        Journal.create(folder / "journal.jsonl", facts).close()
+        return folder
+
+    def test_the_latest_is_the_one_begun_last(self, tmp_path):
+        self.write(tmp_path, "b", "2026-01-01T00:00:00.000001+00:00")
+        latest = self.write(tmp_path, "a", "2026-01-01T00:00:00.000002+00:00")
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "journal.jsonl").write_text("")  # killed before its first line
+        assert find_sweep(tmp_path, "latest") == latest
+        assert find_sweep(tmp_path, "b") == tmp_path / "b"
+
+    def test_a_sweep_that_is_not_there(self, tmp_path):
+        with pytest.raises(AutopruneError, match=r"no sweep in .*; set output=FOLDER"):
+            find_sweep(tmp_path, "latest")
+        self.write(tmp_path, "mine", "2026-01-01T00:00:00+00:00")
+        with pytest.raises(AutopruneError, match=r"no sweep 'yours' in .*; the latest are mine"):
+            find_sweep(tmp_path, "yours")
+
+    def test_an_output_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(AutopruneError, match=r"cannot write to the output folder .*Not a dir"):
+            make_folder(tmp_path / "file", "s")
+
+
+def test_a_command_names_the_output_folder_where_it_is_not_the_default():
+    assert START.command("resume") == "autoprune resume sweep=s-1"
+    elsewhere = replace(START, output="/data/my sweeps")
+    assert elsewhere.command("promote") == "autoprune promote sweep=s-1 output='/data/my sweeps'"
+
+
+def test_a_trial_that_fits_nowhere_is_refused_before_ray_starts():
+    with pytest.raises(AutopruneError, match=r"asks for 1000 CPUs and 0 GPUs, there are"):
+        TuneExecutor(cpus=1000).slots  # noqa: B018
+    if torch.cuda.device_count() == 0:
+        with pytest.raises(AutopruneError, match=r"1 GPUs, there are \d+ and 0"):
+            TuneExecutor(gpus=1).slots  # noqa: B018
+    assert TuneExecutor().slots >= 1
+    assert not ray.is_initialized()
+
+
+def test_an_address_where_nobody_answers_is_refused_within_seconds():
+    with socket.socket() as taken:  # bound but not listening: a connection is refused
+        taken.bind(("127.0.0.1", 0))
+        executor = TuneExecutor(address=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(AutopruneError, match=r"no Ray cluster answers at executor\.address"):
+            executor.check()

@@ -1,0 +1,51 @@
+"""The work of a slot where the disk is full."""
+
+import resource
+import signal
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from autoprune.domain.trial import Cause, Failure, Observation, Outcome, Trial
+from autoprune.orchestration.session import prepare
+from autoprune.orchestration.work import work
+from autoprune.pruning.recover import FitPlan
+from tests.tiny import one_thread, request
+
+_one_thread = pytest.fixture(autouse=True)(one_thread)
+
+
+@pytest.fixture
+def small_files() -> Iterator[int]:
+    """No file of this process may grow beyond so many bytes: what a full disk does to a writer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = 6_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def outcome_of(steps: Generator[object, None, Observation]) -> Outcome:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            observation: Observation = end.value
+            return observation.outcome
+
+
+def test_a_snapshot_that_cannot_be_saved_fails_its_trial_only(
+    tmp_path: Path, small_files: int
+) -> None:
+    # the optimiser's state, which torch.save writes, is the first file that is too large
+    prepared = prepare(request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)}))
+    steps = work(Trial(0, prepared.plan.space.uniform(1.0), 5), prepared.context, tmp_path)
+    failure = outcome_of(steps)
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.ERROR
+    assert "RuntimeError" in failure.reason
+    files = tmp_path.rglob("*")
+    assert all(path.stat().st_size <= small_files for path in files if path.is_file())

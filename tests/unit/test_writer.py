@@ -1,0 +1,90 @@
+"""The background writer's promises, with writes that fail on cue."""
+
+import threading
+
+import pytest
+
+from autoprune.orchestration.tracking.entries import flatten, key
+from autoprune.orchestration.tracking.writer import Retry, Writer
+
+
+class AwayError(Exception):
+    pass
+
+
+def make_writer(*, alive: bool = False, refresh_s: float = 0.0) -> Writer:
+    def transient(error: Exception) -> bool:
+        return isinstance(error, AwayError)
+
+    return Writer(Retry(transient, lambda: alive, first_s=0.001), refresh_s=refresh_s)
+
+
+def test_writes_happen_in_order_and_a_failing_one_is_repeated() -> None:
+    done: list[int] = []
+    failures = iter([True, True, False])
+
+    def shaky() -> None:
+        if next(failures):
+            raise AwayError
+        done.append(1)
+
+    writer = make_writer()
+    writer.put("zero", lambda: done.append(0))
+    writer.put("one", shaky)
+    writer.put("two", lambda: done.append(2))
+    assert writer.close(30) == ()
+    assert done == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), AwayError("strange")])
+def test_a_write_that_never_works_on_a_store_that_answers_is_dropped(error: Exception) -> None:
+    done: list[str] = []
+
+    def broken() -> None:
+        raise error
+
+    writer = make_writer(alive=True)
+    writer.put("broken", broken)
+    writer.put("next", lambda: done.append("next"))
+    assert writer.close(30) == (f"broken ({error})",)
+    assert done == ["next"]
+
+
+def test_what_is_left_at_the_limit_is_named() -> None:
+    tried = threading.Event()
+
+    def away() -> None:
+        tried.set()
+        raise AwayError
+
+    writer = make_writer()
+    writer.put("first", away)
+    assert tried.wait(30)
+    writer.put("second", lambda: None)
+    writer.refresh("reports", lambda: None)
+    assert writer.close(0.05) == ("first", "second", "reports")
+
+
+def test_only_the_latest_refresh_is_written_and_the_last_always() -> None:
+    done: list[int] = []
+    holding, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        holding.set()
+        assert release.wait(30)
+
+    writer = make_writer(refresh_s=3600.0)
+    writer.refresh("reports", hold)
+    assert holding.wait(30)
+    for number in range(5):
+        writer.refresh("reports", lambda number=number: done.append(number))
+    assert writer.behind == 1
+    release.set()
+    assert writer.close(30) == ()
+    assert done == [4]
+
+
+def test_settings_are_flattened_to_names_that_mlflow_takes() -> None:
+    found = flatten({"a": {"b": 1, "c": {}}, "list": [1, "x"], "text": "x", "odd$name": None})
+    assert found == {"a.b": "1", "a.c": "{}", "list": '[1, "x"]', "text": "x", "odd_name": "null"}
+    assert len(key("x" * 999)) == 250
