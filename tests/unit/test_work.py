@@ -3,6 +3,7 @@
 import resource
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,21 @@ from tests.tiny import one_thread, request
 _one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """No file of this process may grow beyond so many bytes: what a full disk does to a writer."""
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: what a full disk does to a writer.
+
+    Not a fixture: pytest reports a test before its fixtures end, to a standard output that may
+    itself be a longer file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limit = 6_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def outcome_of(steps: Generator[object, None, Observation]) -> Outcome:
@@ -37,15 +43,15 @@ def outcome_of(steps: Generator[object, None, Observation]) -> Outcome:
             return observation.outcome
 
 
-def test_a_snapshot_that_cannot_be_saved_fails_its_trial_only(
-    tmp_path: Path, small_files: int
-) -> None:
+def test_a_snapshot_that_cannot_be_saved_fails_its_trial_only(tmp_path: Path) -> None:
     # the optimiser's state, which torch.save writes, is the first file that is too large
+    limit = 6_000
     prepared = prepare(request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)}))
-    steps = work(Trial(0, prepared.plan.space.uniform(1.0), 5), prepared.context, tmp_path)
-    failure = outcome_of(steps)
+    with small_files(limit):
+        steps = work(Trial(0, prepared.plan.space.uniform(1.0), 5), prepared.context, tmp_path)
+        failure = outcome_of(steps)
     assert isinstance(failure, Failure)
     assert failure.cause is Cause.ERROR
     assert "RuntimeError" in failure.reason
     files = tmp_path.rglob("*")
-    assert all(path.stat().st_size <= small_files for path in files if path.is_file())
+    assert all(path.stat().st_size <= limit for path in files if path.is_file())
