@@ -1,7 +1,7 @@
 """Synthetic sweeps made of domain objects, for the tests of everything that reads a sweep."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -194,6 +194,14 @@ def _measured(
         stopped_by=None if broken is None else str(broken),
         seconds={"prune": 0.2, "measure": 1.1, "recover": 6.4},
     )
+
+
+def unsettled(observation: Observation) -> Observation:
+    """The same trial with a speed that did not settle."""
+    assert isinstance(observation.outcome, Measurement)
+    assert observation.outcome.speedup is not None
+    speedup = replace(observation.outcome.speedup, settled=False)
+    return replace(observation, outcome=replace(observation.outcome, speedup=speedup))
 
 
 def outcome_of(view: SweepView, number: int) -> Outcome:

@@ -65,7 +65,8 @@ class Front:
     ) -> Member:
         """The fastest member within `max_drop` of the baseline, or the best above `min_speedup`.
 
-        Or the one of a `trial`; none of them gives the knee of the front. Raises AutopruneError
+        Or the one of a `trial`; none of them gives the knee of the front. How fast a member is
+        counts by the lower end of its interval. Raises AutopruneError
         where no member fits.
         """
         return self._member(choose(self.view, Selection(max_drop, min_speedup, trial)))

@@ -18,7 +18,7 @@ from autoprune.orchestration.reports.console import (
     stdout,
 )
 from autoprune.orchestration.view import SweepView
-from tests.sweeps import make_sweep
+from tests.sweeps import make_sweep, unsettled
 
 
 def console(*, terminal: bool = False) -> Console:
@@ -70,6 +70,21 @@ def test_members_of_the_front_are_marked() -> None:
     view = make_sweep(24)
     marked = [o.trial.number for o in view.observations if " * " in outcome_line(o, view)]
     assert marked == sorted(member.trial.number for member in view.front.members)
+
+
+def test_a_speed_that_did_not_settle_is_marked_and_explained() -> None:
+    view = make_sweep(24)
+    member = view.front.members[0]
+    number = member.trial.number
+    on = console()
+    show_front(on, view)
+    assert "~" not in said(on)
+    marked = [unsettled(o) if o.trial.number == number else o for o in view.observations]
+    view = replace(view, observations=tuple(marked))
+    show_front(on, view)
+    assert f"~ the speed of {number} did not settle" in said(on)
+    assert said(on).count("~") == 2
+    assert "~" in outcome_line(unsettled(member), view)
 
 
 def test_the_front_is_shown_with_its_baseline_and_what_the_search_gained() -> None:

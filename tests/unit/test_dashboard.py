@@ -18,7 +18,7 @@ from autoprune.orchestration.reports.dashboard_panels import (
     prediction_figure,
 )
 from autoprune.orchestration.reports.pareto import metrics_of, place_of
-from tests.sweeps import ACCURACY, PERPLEXITY, Quality, make_goal, make_space, make_sweep
+from tests.sweeps import ACCURACY, PERPLEXITY, Quality, make_goal, make_space, make_sweep, unsettled
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&amp;"
 
@@ -51,6 +51,21 @@ def test_intervals_stand_on_both_axes() -> None:
     highs = [m["accuracy_high"] - m["accuracy"] for m in found]
     assert front["error_x"]["arrayminus"] == pytest.approx(lows)
     assert front["error_y"]["array"] == pytest.approx(highs)
+
+
+def test_a_speed_that_did_not_settle_is_a_hollow_mark() -> None:
+    view = make_sweep(30)
+    number = view.front.members[0].trial.number
+    marked = [unsettled(o) if o.trial.number == number else o for o in view.observations]
+    front = trace(front_figure(replace(view, observations=tuple(marked))), "front")
+    hollow = [
+        text
+        for text, s in zip(front["hovertext"], front["marker"]["symbol"], strict=True)
+        if s == "circle-open"
+    ]
+    assert len(hollow) == 1
+    assert f"trial {number}<" in hollow[0]
+    assert "the speed did not settle" in hollow[0]
 
 
 def test_the_step_line_never_promises_more_than_a_member_has() -> None:

@@ -53,6 +53,7 @@ def test_the_front_stands_under_the_metrics_own_name(quality: Quality) -> None:
             "latency_ms",
             "macs",
             "params",
+            "speedup_settled",
             "widths",
         }
         assert row["trial"] == member.trial.number

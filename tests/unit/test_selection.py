@@ -134,6 +134,18 @@ def test_a_drop_of_exactly_the_bound_is_within_it() -> None:
     assert choose(view, Selection(max_drop=0.01)).trial.number == 0
 
 
+def test_a_member_is_as_fast_as_the_lower_end_of_its_interval() -> None:
+    view = sweep_of([(0.97, 3.0), (0.98, 2.5)])
+    unsure, sure = (
+        replace(o, outcome=Measurement({**metrics(o), "speedup_low": low}))
+        for o, low in zip(view.observations, (1.9, 2.4), strict=True)
+    )
+    view = replace(view, observations=(unsure, sure))
+    assert choose(view, Selection(max_drop=0.1)).trial.number == 1
+    with pytest.raises(AutopruneError, match="no member"):
+        choose(view, Selection(min_speedup=2.45))
+
+
 def test_the_knee_is_where_more_speed_begins_to_cost() -> None:
     view = sweep_of([(0.99, 1.0), (0.985, 1.5), (0.98, 4.0), (0.90, 4.4), (0.80, 5.0)])
     assert choose(view, Selection()).trial.number == 2

@@ -18,6 +18,7 @@ class Selection:
     `max_drop` takes the fastest member whose main metric is at most that much worse than the
     baseline's; `min_speedup` the best by the main metric that is at least that fast; both
     together the fastest that meets both; `trial` a trial by its number, on the front or not.
+    A member is as fast as the lower end of its interval: what it is sure to give.
     """
 
     max_drop: float | None = None
@@ -58,7 +59,7 @@ def choose(view: SweepView, selection: Selection) -> Observation:
             "allow a larger drop or ask for less speedup"
         )
     if selection.max_drop is not None:
-        return max(fits, key=lambda m: (_metric(m, "speedup"), -m.trial.number))
+        return max(fits, key=lambda m: (_sure_speedup(m), -m.trial.number))
     if selection.min_speedup is not None:
         return fits[0]
     return knee(view)
@@ -95,7 +96,7 @@ def _fits(view: SweepView, member: Observation, selection: Selection) -> bool:
     metric = Metric(main.metric, main.direction)
     lost = drop(metric, view.baseline, _measured(member).metrics)
     return (selection.max_drop is None or lost <= selection.max_drop + 1e-12) and (
-        selection.min_speedup is None or _metric(member, "speedup") >= selection.min_speedup
+        selection.min_speedup is None or _sure_speedup(member) >= selection.min_speedup
     )
 
 
@@ -130,6 +131,12 @@ def _offer(view: SweepView) -> str:
 def _measured(observation: Observation) -> Measurement:
     assert isinstance(observation.outcome, Measurement)
     return observation.outcome
+
+
+def _sure_speedup(observation: Observation) -> float:
+    """The lower end of the speedup's interval; the speedup itself where it has none."""
+    metrics = _measured(observation).metrics
+    return metrics.get("speedup_low", metrics["speedup"])
 
 
 def _metric(observation: Observation, name: str) -> float:

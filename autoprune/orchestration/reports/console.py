@@ -10,7 +10,7 @@ from rich.table import Table
 
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage, Trial
-from autoprune.orchestration.reports.pareto import pareto_json
+from autoprune.orchestration.reports.pareto import pareto_json, settled
 from autoprune.orchestration.view import SweepView
 
 WIDE = 1000
@@ -84,10 +84,10 @@ def outcome_line(observation: Observation, view: SweepView) -> str:
             return f"{head}  {metrics['speedup']:5.2f}x  stopped: breaks {broken}  {tail}"
         case Measurement(metrics=metrics):
             mark = "*" if observation.trial.number in view.front else " "
+            speed = times(metrics["speedup"], settled=settled(observation))
             interval = f"[{metrics['speedup_low']:.2f}, {metrics['speedup_high']:.2f}]"
             return (
-                f"{head} {mark} {main} {metrics[main]:.4f}  "
-                f"speedup {metrics['speedup']:5.2f}x {interval}  {tail}"
+                f"{head} {mark} {main} {metrics[main]:.4f}  speedup {speed:>6} {interval}  {tail}"
             )
 
 
@@ -129,7 +129,7 @@ def front_table(view: SweepView) -> Table:
             str(member["trial"]),
             f"{member[main]:.4f}",
             f"{member[main] - base[main]:+.4f}",
-            f"{member['speedup']:.2f}x",
+            times(member["speedup"], settled=member["speedup_settled"]),
             f"{member['speedup_low']:.2f} to {member['speedup_high']:.2f}",
             f"{member['latency_ms']:.3f}",
             short(member["macs"]),
@@ -140,15 +140,31 @@ def front_table(view: SweepView) -> Table:
 
 def show_summary(console: Console, view: SweepView) -> None:
     """What the search gave over equal ratios for every group, and how it went."""
-    gained, counts = _against_uniform(view), view.counts
-    if gained:
-        console.print(gained, highlight=False)
+    counts = view.counts
+    for line in (_unsettled(view), _against_uniform(view)):
+        if line:
+            console.print(line, highlight=False)
     console.print(
         f"{counts['finished']} finished, {counts['stopped']} stopped by a constraint, "
         f"{counts['failed']} failed in {view.search_s:.0f} s; "
         f"slots busy {100 * view.utilisation:.0f}% of the time; "
         f"hypervolume {view.hypervolume:.4g}",
         highlight=False,
+    )
+
+
+def times(speedup: float, *, settled: bool) -> str:
+    """A speedup; ``~`` marks one whose interval did not become as narrow as was asked."""
+    return f"{'' if settled else '~'}{speedup:.2f}x"
+
+
+def _unsettled(view: SweepView) -> str:
+    members = [m.trial.number for m in view.front.members if not settled(m)]
+    if not members:
+        return ""
+    return (
+        f"~ the speed of {', '.join(map(str, members))} did not settle in the time a measurement "
+        "may take: judge by the lower end of the interval, or sweep with a larger meter.max_s"
     )
 
 

@@ -187,7 +187,8 @@ _PAGE = """<!DOCTYPE html>
 <script>{plotly}</script></head><body>
 <header>{header}</header>
 <section><h2>Pareto front</h2>
-<p>Bars are 95% intervals; hover over a trial for the units it keeps.</p>{empty}
+<p>Bars are 95% intervals; a hollow mark is a speed that did not settle; hover over a trial for
+the units it keeps.</p>{empty}
 <div id="zooms"></div>
 <div id="front"></div></section>
 <div class="pair">

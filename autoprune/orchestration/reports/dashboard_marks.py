@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.domain.trial import Observation
-from autoprune.orchestration.reports.pareto import metrics_of, place_of
+from autoprune.orchestration.reports.pareto import metrics_of, place_of, settled
 from autoprune.orchestration.view import SweepView
 
 Figure = dict[str, Any]
@@ -78,14 +78,26 @@ def points(view: SweepView, place: str, look: Look, *, x: str, y: str) -> Figure
         "error_y": _interval([found for _, found in drawn if bars], y, look, quiet),
         "marker": {
             "color": look.color,
-            "symbol": look.symbol,
+            "symbol": [_symbol(look, observation) for observation, _ in drawn],
             "size": look.size,
             "opacity": 0.75 if quiet else 1,
-            "line": {"color": look.color if "open" in look.symbol else "#ffffff", "width": 1.5},
+            "line": {
+                "color": [
+                    look.color if _symbol(look, observation).endswith("open") else "#ffffff"
+                    for observation, _ in drawn
+                ],
+                "width": 1.5,
+            },
         },
         "hovertext": [_hover(view, observation, found) for observation, found in drawn],
         "hoverinfo": "text",
     }
+
+
+def _symbol(look: Look, observation: Observation) -> str:
+    """Hollow where the trial's speed did not settle."""
+    hollow = not settled(observation) and not look.symbol.endswith("open")
+    return f"{look.symbol}-open" if hollow else look.symbol
 
 
 def layout(x: str, y: str) -> Figure:
@@ -129,6 +141,7 @@ def _hover(view: SweepView, observation: Observation, found: dict[str, float]) -
     lines = [f"<b>trial {observation.trial.number}</b>"]
     lines += [f"stopped by {escape(stopped)}"] if stopped else []
     lines += [_with_bounds(name, found) for name in (main, "speedup") if name in found]
+    lines += [] if settled(observation) else ["the speed did not settle"]
     lines += [f"{found['latency_ms']:.3g} ms"] if "latency_ms" in found else []
     if "macs_ratio" in found:
         lines.append(f"{found['macs_ratio']:.2f}x fewer MACs")

@@ -38,6 +38,7 @@ def pareto_csv(view: SweepView) -> str:
         rows.append(member | {f"kept:{name}": width for name, width in widths.items()})
     main = view.goal.main.metric
     columns = ["trial", "run_id", main, f"{main}_low", f"{main}_high", *_COSTS]
+    columns.append("speedup_settled")
     columns += [f"kept:{group.name}" for group in sorted(view.space.groups, key=lambda g: g.name)]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -117,6 +118,12 @@ def metrics_of(observation: Observation) -> dict[str, float]:
     return measured | dict(outcome.metrics)
 
 
+def settled(observation: Observation) -> bool:
+    """Whether its speed's interval became as narrow as was asked; True where none was measured."""
+    outcome = observation.outcome
+    return isinstance(outcome, Failure) or outcome.speedup is None or outcome.speedup.settled
+
+
 def place_of(view: SweepView, observation: Observation) -> str:
     """``front``, ``dominated``, ``infeasible`` (finished), ``stopped`` or ``failed``."""
     state = state_of(observation)
@@ -146,6 +153,7 @@ def _member(view: SweepView, observation: Observation) -> dict[str, Any]:
         main: found[main],
         **bounds,
         **{name: _whole(name, found) for name in _COSTS if name != main},
+        "speedup_settled": settled(observation),
         "widths": observation.trial.spec.widths,
     }
 
