@@ -1,10 +1,15 @@
-"""The seams of the search: what a searcher promises."""
+"""The seams of the search: what a searcher promises, and what work on a node must hold."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Observation
+
+StepGuard = Callable[[], AbstractContextManager[object]]
+"""Opens the context in which every step of work runs that would disturb a measurement nearby."""
 
 
 class Searcher(Protocol):

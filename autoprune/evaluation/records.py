@@ -1,7 +1,7 @@
 """What a trial is given, and what it tells on its way."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.objective import Goal
+from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Speedup, Stage
 from autoprune.measurement.latency import SpeedMeter
 from autoprune.pruning.graph import Dependencies
@@ -16,8 +17,6 @@ from autoprune.pruning.importance import Criterion
 from autoprune.pruning.recipe import Recipe
 from autoprune.pruning.recover import FitPlan, FitState
 from autoprune.tasks.protocol import Task
-
-StepGuard = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a step found: its stage, the epoch of recovery (0 elsewhere), and new metrics."""
+    """What a step found: its stage, the epoch of recovery (0 elsewhere), and those metrics that
+    are new since the step before.
+    """
 
     stage: Stage
     metrics: Mapping[str, float]

@@ -6,7 +6,7 @@ pause, or go on elsewhere.
 
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -86,6 +86,7 @@ class _Run:
         self.stage = Stage.PRUNE if resume is None else Stage.RECOVER
         self.started = time.perf_counter()
         self.metrics: dict[str, float] = dict(resume.metrics) if resume else {}
+        self.news: dict[str, float] = {}
         self.seconds: dict[str, float] = dict(resume.seconds) if resume else {}
         self.carried = sum(self.seconds.values())
 
@@ -111,9 +112,10 @@ class _Run:
                 return self._measurement(speedup)
         yield from self._recover(model, recipe, speedup, fit_state)
         with self._timed(Stage.EVALUATE):
-            self.metrics |= self._evaluate(model)
+            self._learn(self._evaluate(model))
+            with self._guard():
+                outputs = example_outputs(portable(model), self.context.task)
         done = self._snapshot(model, recipe, speedup, None)
-        outputs = example_outputs(portable(model), self.context.task)
         yield self._progress(Stage.EVALUATE, replace(done, outputs=outputs))
         return self._measurement(speedup)
 
@@ -131,11 +133,13 @@ class _Run:
                     seed=self.trial.seed,
                     batches=limits.importance_batches,
                     step_guard=self._guard,
+                    device=context.device,
                 ),
                 dependencies=context.dependencies,
             )
             recipe = replace(pruned.recipe, model=context.model_config)
-            self.metrics |= costs(pruned.model, example)
+            with self._guard():
+                self._learn(costs(pruned.model, example))
         yield self._progress(Stage.PRUNE)
         model = pruned.model.to(context.device)
         with self._timed(Stage.RECALIBRATE):
@@ -149,16 +153,18 @@ class _Run:
         yield self._progress(Stage.RECALIBRATE)
         with self._timed(Stage.MEASURE):
             speedup = context.meter.measure(model, context.model, example)
-            self.metrics |= {
-                "speedup": speedup.ratio,
-                "speedup_low": speedup.low,
-                "speedup_high": speedup.high,
-                "latency_ms": context.baseline_ms / speedup.ratio,
-            }
+            self._learn(
+                {
+                    "speedup": speedup.ratio,
+                    "speedup_low": speedup.low,
+                    "speedup_high": speedup.high,
+                    "latency_ms": context.baseline_ms / speedup.ratio,
+                }
+            )
         yield self._progress(Stage.MEASURE)
         with self._timed(Stage.PROXY):
             proxy = self._evaluate(model)
-            self.metrics |= proxy | {f"proxy_{name}": value for name, value in proxy.items()}
+            self._learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
         yield self._progress(Stage.PROXY)
         return model, recipe, speedup
 
@@ -179,14 +185,18 @@ class _Run:
                 epoch = next(epochs, None)
                 if epoch is None:
                     return
-                self.metrics |= {"train_loss": epoch.loss}
+                self._learn({"train_loss": epoch.loss})
                 if epoch.number < plan.epochs:
-                    self.metrics |= self._evaluate(model)
+                    self._learn(self._evaluate(model))
             # a task that trains by itself has no state to go on from
             snapshot = None
             if epoch.state is not None:
                 snapshot = self._snapshot(model, recipe, speedup, epoch.state)
             yield self._progress(Stage.RECOVER, snapshot, epoch=epoch.number)
+
+    def _learn(self, found: Mapping[str, float]) -> None:
+        self.metrics |= found
+        self.news |= found
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         return evaluate(model, self.context.task, "val", step_guard=self._guard)
@@ -211,7 +221,8 @@ class _Run:
     def _progress(
         self, stage: Stage, snapshot: Snapshot | None = None, *, epoch: int = 0
     ) -> Progress:
-        return Progress(stage, dict(self.metrics), epoch=epoch, snapshot=snapshot)
+        news, self.news = self.news, {}
+        return Progress(stage, news, epoch=epoch, snapshot=snapshot)
 
     @contextmanager
     def _timed(self, stage: Stage) -> Iterator[None]:

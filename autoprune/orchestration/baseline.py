@@ -4,7 +4,8 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Direction, Metric
+from autoprune.domain.protocols import StepGuard
 from autoprune.evaluation import portable
 from autoprune.orchestration.artifacts import RECIPE_FILE, WEIGHTS_FILE, read_weights, write_weights
 from autoprune.orchestration.tracking.connection import check_existing, first_line
@@ -56,47 +58,61 @@ def train_baseline(
     task: Task,
     plan: FitPlan,
     *,
-    identity: Mapping[str, Any],
-    cache: Path,
     seed: int,
-    device: str = "cpu",
+    step_guard: StepGuard = nullcontext,
     report: EpochReport | None = None,
 ) -> Baseline:
-    """The network trained by `plan`; taken from `cache` where it was trained before.
+    """`model` trained in place by `plan`, each step inside `step_guard()`.
 
-    `identity` is plain JSON that tells model, data and training apart; its digest names the
-    folder in the cache. `report` hears of every epoch and its main metric on val.
+    `report` hears of every epoch and its main metric on val.
     """
-    folder = cache / _digest(identity)
-    if (folder / WEIGHTS_FILE).is_file():
+    values: list[float] = []
+    for epoch in fit(model, task, plan, seed=seed, step_guard=step_guard):
+        judged = evaluate(model, task, "val", step_guard=step_guard)
+        values.append(judged[task.metrics[0].name])
+        if report is not None:
+            report(epoch.number, values[-1])
+    return Baseline(portable(model), "trained now", tuple(values))
+
+
+@dataclass(frozen=True)
+class BaselineCache:
+    """Where trained networks are kept, in a folder each named by the digest of an `identity`.
+
+    An identity is plain JSON that tells model, data and training apart.
+    """
+
+    root: Path
+
+    def find(self, identity: Mapping[str, Any], model: nn.Module) -> Baseline | None:
+        """What was kept for an identity, loaded into `model`; None where there is nothing."""
+        folder = self._folder(identity)
+        if not (folder / WEIGHTS_FILE).is_file():
+            return None
         load_weights(model, folder / WEIGHTS_FILE)
         history = tuple(json.loads((folder / HISTORY_FILE).read_text())["history"])
         return Baseline(portable(model), f"trained before ({folder})", history)
-    model = model.to(device)
-    values: list[float] = []
-    for epoch in fit(model, task, plan, seed=seed):
-        values.append(evaluate(model, task, "val")[task.metrics[0].name])
-        if report is not None:
-            report(epoch.number, values[-1])
-    trained = portable(model)
-    _keep(folder, trained, {"identity": dict(identity), "history": values})
-    return Baseline(trained, f"trained now, kept in {folder}", tuple(values))
 
+    def keep(self, identity: Mapping[str, Any], baseline: Baseline) -> Baseline:
+        """Write a trained network, whole or not at all; the same one, with where it is."""
+        folder = self._folder(identity)
+        facts = {"identity": dict(identity), "history": baseline.history}
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=".draft-") as place:
+            draft = Path(place) / folder.name
+            draft.mkdir()
+            write_weights(draft / WEIGHTS_FILE, baseline.model.state_dict())
+            (draft / HISTORY_FILE).write_text(json.dumps(facts, indent=1, default=str))
+            try:
+                draft.rename(folder)
+            except OSError:
+                # another sweep trained the same network meanwhile: what it kept is as good
+                if not (folder / WEIGHTS_FILE).is_file():
+                    raise
+        return replace(baseline, source=f"{baseline.source}, kept in {folder}")
 
-def _keep(folder: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write a trained network as `folder`, whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".draft-") as place:
-        draft = Path(place) / folder.name
-        draft.mkdir()
-        write_weights(draft / WEIGHTS_FILE, model.state_dict())
-        (draft / HISTORY_FILE).write_text(json.dumps(facts, indent=1, default=str))
-        try:
-            draft.rename(folder)
-        except OSError:
-            # another sweep trained the same network meanwhile: what it kept is as good
-            if not (folder / WEIGHTS_FILE).is_file():
-                raise
+    def _folder(self, identity: Mapping[str, Any]) -> Path:
+        return self.root / _digest(identity)
 
 
 def _digest(identity: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from autoprune.measurement.quiet import Gate, NoGate
 from autoprune.orchestration.artifacts import write_weights
 from autoprune.orchestration.baseline import (
     Baseline,
+    BaselineCache,
     EpochReport,
     load_checkpoint,
     rising,
@@ -204,9 +205,9 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
     plan = make_plan(request)
     baseline = load_baseline(request, report=report)
     example = request.task.example()
-    values = evaluate(baseline.model, request.task, "val", step_guard=request.gate.step)
     twin = copy.deepcopy(baseline.model)
     speed = request.meter.measure(twin, baseline.model, example)
+    values = evaluate(twin.to(request.device), request.task, "val", step_guard=request.gate.step)
     metrics = values | costs(baseline.model, example)
     metrics |= {"latency_ms": speed.baseline_ms, "speedup": 1.0}
     context = TrialContext(
@@ -327,16 +328,19 @@ def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -
         return load_checkpoint(model, wanted.checkpoint, store=wanted.store)
     if wanted.plan is None:
         return Baseline(portable(model), "as given")
-    return train_baseline(
-        model,
+    cache = BaselineCache(request.output / "baselines")
+    kept = cache.find(wanted.identity, model)
+    if kept is not None:
+        return kept
+    trained = train_baseline(
+        model.to(request.device),
         request.task,
         wanted.plan,
-        identity=wanted.identity,
-        cache=request.output / "baselines",
         seed=request.seed,
-        device=request.device,
+        step_guard=request.gate.step,
         report=report,
     )
+    return cache.keep(wanted.identity, trained)
 
 
 def rehearse_goal(goal: GoalRequest, task: Task) -> Goal:

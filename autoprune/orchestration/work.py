@@ -35,7 +35,8 @@ def work(
             done = progress.snapshot.fit is None
             name = MODEL_FOLDER if done else f"epoch-{progress.epoch:04d}"
             try:
-                save_snapshot(folder, progress.snapshot, name=name)
+                with context.step_guard():
+                    save_snapshot(folder, progress.snapshot, name=name)
             except Exception as error:  # torch.save has a full disk as a RuntimeError
                 steps.close()
                 failure = failure_of(error, progress.stage)

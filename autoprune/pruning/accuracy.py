@@ -1,7 +1,7 @@
 """Judging a network by its task."""
 
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Generator, Iterable
+from contextlib import closing, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.protocols import StepGuard
 from autoprune.pruning.isolation import mode, own_rng
 from autoprune.tasks.protocol import Split, Task, device_of
-
-StepGuard = Callable[[], AbstractContextManager[object]]
 
 
 def evaluate(

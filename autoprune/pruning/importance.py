@@ -6,7 +6,7 @@ Axis legend: u = units of a group, w = units of one side of one of its layers.
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.protocols import StepGuard
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.cuts import LAYERS, sum_by_unit
 from autoprune.pruning.isolation import derive, own_rng
@@ -28,14 +29,16 @@ Scores = Mapping[str, torch.Tensor]
 class Scoring:
     """What a criterion may need besides the network: data and loss, a seed, and the guard.
 
-    `batches` bounds how many batches of the training split it reads, and `step_guard` opens the
-    context in which every step of computation on batches must run.
+    `batches` bounds how many batches of the training split it reads, `step_guard` opens the
+    context in which every step of computation on batches must run, and `device` is where the
+    network is scored.
     """
 
     task: Task | None = None
     seed: int = 0
     batches: int = 8
-    step_guard: Callable[[], AbstractContextManager[object]] = nullcontext
+    step_guard: StepGuard = nullcontext
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.batches < 1:
@@ -213,7 +216,7 @@ def score(
     The criterion works on a copy of `model`. Raises AutopruneError for a group that it left out,
     for scores of another shape, or for scores that are not finite.
     """
-    found = criterion.scores(copy.deepcopy(model), couplings, scoring)
+    found = criterion.scores(copy.deepcopy(model).to(scoring.device), couplings, scoring)
     checked = {}
     for group in (coupling.group for coupling in couplings):
         scores = found.get(group.name)

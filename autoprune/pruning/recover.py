@@ -6,8 +6,8 @@ epochs goes on bit for bit from its optimizer's state, given the same number of 
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self
@@ -17,11 +17,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.isolation import derive, mode, own_rng
 from autoprune.tasks.protocol import CustomFit, Task, device_of
-
-StepGuard = Callable[[], AbstractContextManager[object]]
 
 OPTIMIZERS = ("sgd", "adamw")
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -44,7 +44,8 @@ def prune(
 ) -> Pruned:
     """Cut a copy of `model` to the widths of `spec`; groups that it leaves out stay whole.
 
-    `criterion` is the spec's own by default, `dependencies` are traced when they are not given.
+    `criterion` is the spec's own by default, `dependencies` are traced when they are not given;
+    the guard of `scoring` is held around the cut, too.
     Every score is taken on the unpruned network, so the order of the groups does not matter;
     of equal scores the lower index is cut first. Before it returns, the widths of every layer,
     a forward pass, its output's shape and its finiteness have been checked.
@@ -53,20 +54,21 @@ def prune(
     ``Cause.EMPTY_GROUP`` for a group that would lose every unit, and GraphError where the check
     fails.
     """
-    dependencies = dependencies or trace(model, example)
+    dependencies, scoring = dependencies or trace(model, example), scoring or Scoring()
     widths = _check_spec(spec, dependencies.groups)
     shrinking = [c for c in dependencies.couplings if widths[c.group.name] < c.group.size]
     scores: dict[str, torch.Tensor] = {}
     if shrinking:
         chosen = criterion or criterion_of(spec.criterion)
-        scores = score(model, shrinking, chosen, scoring or Scoring())
+        scores = score(model, shrinking, chosen, scoring)
     removed = {
         c.group.name: _lowest(c, scores[c.group.name], widths[c.group.name]) for c in shrinking
     }
-    history = cuts_for(shrinking, removed)
-    pruned = copy.deepcopy(model)
-    apply_cuts(pruned, history)
-    _verify(model, pruned, example, couplings=shrinking, widths=widths)
+    with scoring.step_guard():
+        history = cuts_for(shrinking, removed)
+        pruned = copy.deepcopy(model)
+        apply_cuts(pruned, history)
+        _verify(model, pruned, example, couplings=shrinking, widths=widths)
     return Pruned(pruned, Recipe.of(history, spec, example))
 
 

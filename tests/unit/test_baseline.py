@@ -11,16 +11,23 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Direction, Metric
-from autoprune.orchestration.baseline import Baseline, load_checkpoint, rising, train_baseline
+from autoprune.orchestration.baseline import (
+    Baseline,
+    BaselineCache,
+    load_checkpoint,
+    rising,
+    train_baseline,
+)
 from autoprune.pruning.recover import FitPlan
 from tests.pruning_tasks import Blobs, small_net
 
 
 def trained(cache: Path, *, identity: str = "a", seed: int = 0, **more: Any) -> Baseline:
-    plan = FitPlan(epochs=2)
-    return train_baseline(
-        small_net(), Blobs(), plan, identity={"id": identity}, cache=cache, seed=seed, **more
-    )
+    kept, facts, network = BaselineCache(cache), {"id": identity}, small_net()
+    found = kept.find(facts, network)
+    if found is not None:
+        return found
+    return kept.keep(facts, train_baseline(network, Blobs(), FitPlan(epochs=2), seed=seed, **more))
 
 
 def test_a_network_is_trained_once_for_its_identity(tmp_path: Path) -> None:
