@@ -91,7 +91,7 @@ def search(
     task: Task,
     *,
     searcher: str | SearcherFactory = "nsga2",
-    trials: int | None = 40,
+    trials: int | None = 24,
     minutes: float | None = None,
     **options: Unpack[Options],
 ) -> Front:

@@ -26,7 +26,7 @@ class TrialLimits:
     `time_limit_s` None lets a trial take as long as it likes.
     """
 
-    recalibration_batches: int = 32
+    recalibration_batches: int = 16
     importance_batches: int = 8
     time_limit_s: float | None = None
 

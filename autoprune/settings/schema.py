@@ -66,7 +66,7 @@ class ImportanceConfig:
 class RecoveryConfig:
     """How a cut network heals: batch-norm recalibration, then fine-tuning."""
 
-    recalibration_batches: int = 32
+    recalibration_batches: int = 16
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -146,7 +146,7 @@ class SweepConfig:
     name: str = "sweep"
     seed: int = 0
     output: str = "outputs"
-    uniform_first: list[float] = field(default_factory=lambda: [0.75, 0.5, 0.25])
+    uniform_first: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.25])
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)

@@ -27,6 +27,9 @@ from autoprune.orchestration.reports.live import (
     TerminalDrawing,
     live_watcher,
 )
+from autoprune.orchestration.session import SweepRequest
+from autoprune.settings.build import build_request
+from autoprune.settings.compose import compose_config, plain
 from tests.pruning_tasks import Blobs, small_net
 from tests.sweeps import make_sweep
 
@@ -68,6 +71,29 @@ def trained() -> nn.Module:
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory, trained: nn.Module) -> autoprune.Front:
     return searched(tmp_path_factory.mktemp("api"), trained)
+
+
+def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[SweepRequest] = []
+
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    def launch(request: SweepRequest, *_: Any, **__: Any) -> None:
+        asked.append(request)
+        raise Enough
+
+    monkeypatch.setattr("autoprune.api.launch", launch)
+    with pytest.raises(Enough):
+        autoprune.search(small_net(), Blobs())
+    (own,), command = asked, build_request(plain(compose_config("sweep", [])))
+    same = ("budget", "space", "limits", "recoveries", "meter", "gate", "device", "threads", "seed")
+    for name in same:
+        assert getattr(own, name) == getattr(command, name), name
+    assert tuple(own.goal.metrics) == tuple(command.goal.metrics)
+    assert list(own.criteria) == list(command.criteria)
+    assert own.searcher.keywords["ratios"] == command.searcher.keywords["ratios"]  # type: ignore[attr-defined]
+    assert own.executor.slots == command.executor.slots
 
 
 def test_the_front_is_a_table_a_list_and_a_line(front: autoprune.Front) -> None:
