@@ -10,18 +10,22 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.orchestration.record import Record
 from autoprune.orchestration.session import BaselineRequest, SweepRequest
-from autoprune.settings.build import build_request, default_uri, tracking_of
+from autoprune.orchestration.sweep import Budget
+from autoprune.settings.build import budget_config, build_request, default_uri, tracking_of
 
 
 def config_of(folder: Path, record: Record) -> dict[str, Any]:
-    """The config of a sweep. Raises AutopruneError for one that was started from Python."""
+    """The config of a sweep, with the budget that its last resume gave it.
+
+    Raises AutopruneError for a sweep that was started from Python.
+    """
     config = record.header["config"]
     if config is None:
         raise AutopruneError(
             f"{folder.name} was started from Python, where its model and task are; this command "
             "goes with sweeps that the command line started"
         )
-    return dict(config)
+    return {**config, "budget": config["budget"] | budget_config(Budget(**record.budget))}
 
 
 def request_of(folder: Path, config: Mapping[str, Any], record: Record) -> SweepRequest:

@@ -20,9 +20,7 @@ def status(call: Call) -> int:
         print(json.dumps(facts, indent=2))
         return DONE
     show_front(call.console, view)
-    # a resume with a larger budget goes beyond what the journal's first line says
-    known = view.trials is not None and done + open_trials <= view.trials
-    total = f" of {view.trials}" if known else ""
+    total = "" if view.trials is None else f" of {view.trials}"
     call.say(f"{done}{total} trials done, {open_trials} under way or interrupted")
     if record.torn is not None:
         # or a sweep that runs is writing it just now

@@ -91,7 +91,7 @@ def view_of(record: Record | Journal) -> SweepView:
         space=SearchSpace.from_json(header["space"]),
         baseline=header["baseline"],
         observations=observations,
-        trials=header["budget"]["trials"],
+        trials=record.budget["trials"],
         slots=header["slots"],
         search_s=events[-1].at - events[0].at if events else 0.0,
         busy_s=sum(observation.seconds for observation in observations),

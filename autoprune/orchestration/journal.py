@@ -21,6 +21,7 @@ from autoprune.orchestration.record import (
     Ledger,
     Record,
     Told,
+    budget_of,
     decode,
     encode,
     facts_of,
@@ -33,14 +34,15 @@ __all__ = ["Asked", "Event", "Journal", "JournalError", "Record", "Told", "read_
 class Journal:
     """A journal open for writing, by one process at a time.
 
-    `path`, `header` and `events` are what it holds; `repaired` tells of a torn last line that was
-    cut off on opening, else None. An append returns when its line is on the disk.
+    `path`, `header`, `budget` and `events` are what it holds; `repaired` tells of a torn last line
+    that was cut off on opening, else None. An append returns when its line is on the disk.
     """
 
     def __init__(
         self, path: Path, record: Record, descriptor: int, *, timer: Callable[[], float]
     ) -> None:
         self.path, self.header, self.repaired = path, record.header, record.torn
+        self.budget = record.budget
         self._ledger = Ledger()
         for event in record.events:
             self._ledger.take(event)
@@ -74,7 +76,8 @@ class Journal:
             raise
         # What is kept is what a reader would see: tuples have become lists.
         facts = facts_of(decode(line.rstrip(b"\n")))
-        return cls(path, Record(facts, (), None, len(line)), descriptor, timer=timer)
+        record = Record(facts, (), budget_of(facts), torn=None, size=len(line))
+        return cls(path, record, descriptor, timer=timer)
 
     @classmethod
     def open(cls, path: Path, *, timer: Callable[[], float] = time.perf_counter) -> Self:
@@ -116,16 +119,25 @@ class Journal:
         self._write(event, told)
         return event
 
+    def change_budget(self, budget: Mapping[str, Any]) -> None:
+        """Write the budget (limits by name) that counts from now on, unless it does already."""
+        if dict(budget) != dict(self.budget):
+            self._append({"event": "budget", "at": self.clock(), "budget": budget})
+            self.budget = dict(budget)
+
     def _write(self, event: Event, record: Mapping[str, Any]) -> None:
         try:
             self._ledger.check(event)
         except FaultError as fault:
             raise JournalError(f"{self.path}: not written, since {fault}") from fault
+        self._append(record)
+        self._ledger.take(event)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
         assert self._descriptor >= 0, "the journal is closed"
         line = encode(record)
         _append(self._descriptor, line, self.path, size=self._size)
         self._size += len(line)
-        self._ledger.take(event)
 
     def close(self) -> None:
         """Let go of the file; closing twice does no harm."""

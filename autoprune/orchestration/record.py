@@ -1,10 +1,10 @@
 """What a journal's lines say, and the rules they keep: reading needs no lock and changes nothing.
 
-The first line is the header, then come asks and tells in the order they happened. Each line is one
-JSON object with the CRC-32 of the rest of it, so that a flipped bit inside a number is noticed too.
-A crash can only tear the last line, because each one is written at the end of the file and synced
-before the next one starts: a line without its newline never counted. Anything else that is wrong
-is refused, by file and line.
+The first line is the header, then come asks and tells in the order they happened, and the budget
+wherever a resume changed it. Each line is one JSON object with the CRC-32 of the rest of it, so
+that a flipped bit inside a number is noticed too. A crash can only tear the last line: each one
+is written at the end of the file and synced before the next one starts: a line without its newline
+never counted. Anything else that is wrong is refused, by file and line.
 """
 
 import json
@@ -47,12 +47,13 @@ Event = Asked | Told
 class Record:
     """What a journal holds: the sweep's facts, its events in order, and a torn last line.
 
-    `torn` says what stands after the last whole line, None where nothing does; `size` counts the
-    bytes up to there.
+    `budget` is the last one it was given, in plain JSON; `torn` says what stands after the last
+    whole line, None where nothing does; `size` counts the bytes up to there.
     """
 
     header: Mapping[str, Any]
     events: tuple[Event, ...]
+    budget: Mapping[str, Any]
     torn: str | None
     size: int
 
@@ -77,12 +78,15 @@ def read_journal(path: Path) -> Record:
             "delete its folder and start the sweep again"
         )
     torn = f"{path}: line {len(lines) + 1} was torn by a crash ({len(rest)} bytes)"
-    header, ledger = None, Ledger()
+    header, ledger, budget = None, Ledger(), {}
     for number, line in enumerate(lines, start=1):
         try:
             record = decode(line)
             if header is None:
                 header = facts_of(record)
+                budget = budget_of(header)
+            elif record.get("event") == "budget":
+                budget = budget_of(record)
             else:
                 ledger.take(_event(record))
         except FaultError as fault:
@@ -91,7 +95,13 @@ def read_journal(path: Path) -> Record:
                 f"written: restore it from a copy, or start a new sweep"
             ) from fault
     assert header is not None
-    return Record(header, tuple(ledger.events), torn if rest else None, len(data) - len(rest))
+    return Record(
+        header,
+        tuple(ledger.events),
+        budget,
+        torn=torn if rest else None,
+        size=len(data) - len(rest),
+    )
 
 
 class FaultError(Exception):
@@ -171,6 +181,14 @@ def facts_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return facts
 
 
+def budget_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The budget that a line gives, limits by name. Raises FaultError where it is none."""
+    budget = record.get("budget", {})
+    if not isinstance(budget, dict):
+        raise FaultError(f"its budget is no object but {budget!r}")
+    return budget
+
+
 def _event(record: Mapping[str, Any]) -> Event:
     kind = record.get("event")
     try:
@@ -182,4 +200,6 @@ def _event(record: Mapping[str, Any]) -> Event:
                 return Told(observation, float(record["at"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FaultError(f"its {kind} cannot be understood ({error!r})") from error
-    raise FaultError(f"event {kind!r} is not known, only 'ask' and 'tell' may follow the header")
+    raise FaultError(
+        f"event {kind!r} is not known; only 'ask', 'tell' and 'budget' may follow the header"
+    )

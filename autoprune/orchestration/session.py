@@ -295,6 +295,7 @@ def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) 
                 f"{folder}: the network's weights are not those this sweep began with, which are "
                 f"in {BASELINE_FILE} there; resume with them"
             )
+        journal.change_budget(asdict(prepared.request.budget))
         return _run(prepared, view, journal, watchers)
 
 

@@ -113,6 +113,15 @@ def budget_of(config: Mapping[str, Any]) -> Budget:
     )
 
 
+def budget_config(budget: Budget) -> dict[str, Any]:
+    """The inverse of `budget_of`."""
+    return {
+        "trials": budget.trials,
+        "wall_minutes": None if budget.wall_s is None else budget.wall_s / 60.0,
+        "trial_hours": None if budget.trial_s is None else budget.trial_s / 3600.0,
+    }
+
+
 def tracking_of(config: Mapping[str, Any]) -> Tracking:
     """Where the results of a sweep config go."""
     tracking = config["tracking"]

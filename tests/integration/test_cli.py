@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -225,7 +226,10 @@ def test_a_finished_sweep_goes_on_with_a_larger_budget(run: Run) -> None:
     assert "3 of 3 trials" in run("status")
     out = run("resume", "budget.trials=4")
     assert "[  4/4] trial   3" in out
-    assert "4 trials done, 0 under way" in run("status")
+    assert "4 of 4 trials done, 0 under way" in run("status")
+    # what a resume allowed holds for the next one, too
+    assert "[  4/" not in run("resume")
+    assert "4 of 4 trials done, 0 under way" in run("status")
 
 
 def test_sweeps_that_are_not_there(run: Run, outputs: Path) -> None:
@@ -292,40 +296,32 @@ def test_a_sweep_whose_trials_all_fail_alike_gives_up_with_1(run: Run) -> None:
     assert "none came through" in message
 
 
-def test_ctrl_c_is_130_and_says_how_to_go_on(tmp_path: Path) -> None:
-    words = [*SMALL, "budget.trials=500", "meter.max_s=0.5", f"output={tmp_path}"]
-    sweep = subprocess.Popen(
-        [sys.executable, "-u", "-c", CODE, "sweep", *words],
+def interrupted_at(sign: str, *words: str) -> str:
+    """What a sweep still says after one Ctrl-C, sent when it first says `sign`."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", CODE, "sweep", *SMALL, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert sweep.stdout is not None
-    for line in sweep.stdout:
-        if "] trial" in line:
-            sweep.send_signal(2)
-            break
-    rest = sweep.stdout.read()
-    assert sweep.wait() == 130
+    ) as sweep:
+        assert sweep.stdout is not None
+        for line in sweep.stdout:
+            if sign in line:
+                sweep.send_signal(signal.SIGINT)
+                break
+        rest = sweep.stdout.read()
+    assert sweep.returncode == 130
+    return rest
+
+
+def test_ctrl_c_is_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    rest = interrupted_at("] trial", "budget.trials=500", "meter.max_s=0.5", f"output={tmp_path}")
     assert "finishing the running trials; Ctrl-C again ends now" in rest
     assert "autoprune resume sweep=tiny-" in rest
 
 
 def test_ctrl_c_before_there_is_a_sweep_promises_no_resume(tmp_path: Path) -> None:
-    words = [*SMALL, "baseline.fit.epochs=5000", f"output={tmp_path}"]
-    sweep = subprocess.Popen(
-        [sys.executable, "-u", "-c", CODE, "sweep", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert sweep.stdout is not None
-    for line in sweep.stdout:
-        if "baseline epoch" in line:
-            sweep.send_signal(2)
-            break
-    rest = sweep.stdout.read()
-    assert sweep.wait() == 130
+    rest = interrupted_at("baseline epoch", "baseline.fit.epochs=5000", f"output={tmp_path}")
     assert "autoprune: ended at once\n" in rest
     assert "resume" not in rest
 

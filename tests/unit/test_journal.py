@@ -57,6 +57,26 @@ def test_it_comes_back_as_it_was_written(path: Path) -> None:
     assert read_journal(path).events == written
 
 
+def test_the_last_budget_counts(path: Path) -> None:
+    header = {**HEADER, "budget": {"trials": 3}}
+    with Journal.create(path, header) as journal:
+        journal.change_budget({"trials": 3})
+        journal.append_asked(trial(0))
+        before = path.stat().st_size
+        assert journal.budget == {"trials": 3}
+    with Journal.open(path) as journal:
+        journal.change_budget({"trials": 3})
+        assert path.stat().st_size == before
+        journal.change_budget({"trials": 5})
+        journal.append_told(told(0))
+    record = read_journal(path)
+    assert record.budget == {"trials": 5}
+    assert [type(event) for event in record.events] == [Asked, Told]
+    path.write_bytes(path.read_bytes() + line({"event": "budget", "at": 1.0, "budget": 7}))
+    with pytest.raises(JournalError, match="line 5: its budget is no object but 7; the file was"):
+        read_journal(path)
+
+
 def test_the_clock_goes_on_where_it_stopped(path: Path) -> None:
     now = iter([100.0, 103.0, 500.0, 507.0, 508.0])
     with Journal.create(path, HEADER, timer=lambda: next(now)) as journal:
