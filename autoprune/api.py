@@ -24,7 +24,7 @@ from autoprune.orchestration.front import Front, Member
 from autoprune.orchestration.launch import Launched, Tracking, launch
 from autoprune.orchestration.reports.console import show_front, show_summary, stdout
 from autoprune.orchestration.reports.live import live_watcher
-from autoprune.orchestration.session import Executor, GoalRequest, SpaceRequest, SweepRequest
+from autoprune.orchestration.request import Executor, GoalRequest, SpaceRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import criterion_of

@@ -21,7 +21,7 @@ from autoprune.measurement.runtimes import EagerRuntime
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import JOURNAL_FILE
-from autoprune.orchestration.session import (
+from autoprune.orchestration.request import (
     BaselineRequest,
     Executor,
     GoalRequest,

@@ -9,7 +9,7 @@ from typing import Any
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.orchestration.record import Record
-from autoprune.orchestration.session import BaselineRequest, SweepRequest
+from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.settings.build import budget_config, build_request, default_uri, tracking_of
 

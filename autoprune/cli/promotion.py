@@ -21,7 +21,7 @@ from autoprune.orchestration.promotion.promote import (
 from autoprune.orchestration.promotion.selection import Selection, choose
 from autoprune.orchestration.record import Record
 from autoprune.orchestration.reports.console import outcome_line
-from autoprune.orchestration.session import SweepRequest
+from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.tracking.connection import check_existing
 from autoprune.orchestration.tracking.runs import find_run
 from autoprune.orchestration.view import SweepView

@@ -12,7 +12,8 @@ from autoprune.cli.call import DONE, GAVE_UP, INTERRUPTED, Call, say, stderr
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Launched, launch
 from autoprune.orchestration.reports.console import ConsoleWatcher, count, short, show_front
-from autoprune.orchestration.session import Prepared, SweepRequest
+from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.session import Prepared
 from autoprune.orchestration.sweep import SweepStoppedError
 from autoprune.settings.build import build_request, tracking_of
 

@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.domain.objective import Metric
 from autoprune.evaluation import portable
 from autoprune.measurement.runtimes import torch_threads
-from autoprune.orchestration.session import SweepRequest
+from autoprune.orchestration.request import SweepRequest
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task

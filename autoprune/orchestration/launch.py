@@ -12,14 +12,8 @@ from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
 from autoprune.orchestration.files import FilesWatcher
 from autoprune.orchestration.folders import check_writable
-from autoprune.orchestration.session import (
-    Prepared,
-    SweepRequest,
-    SweepResult,
-    prepare,
-    resume,
-    start,
-)
+from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
 from autoprune.orchestration.tracking.connection import check, first_line, missing_file, shown
 from autoprune.orchestration.tracking.provenance import gather

@@ -18,12 +18,8 @@ from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
-from autoprune.orchestration.session import (
-    BaselineRequest,
-    Executor,
-    SweepRequest,
-    rehearse_goal,
-)
+from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
+from autoprune.orchestration.session import rehearse_goal
 from autoprune.orchestration.sweep import Budget
 from autoprune.searchers.first import uniform_first
 from autoprune.settings.parts import (

@@ -9,7 +9,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialLimits
-from autoprune.orchestration.session import GoalRequest, SpaceRequest
+from autoprune.orchestration.request import GoalRequest, SpaceRequest
 from autoprune.pruning.importance import Criterion, criterion_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, check_ranges

@@ -27,7 +27,7 @@ from autoprune.orchestration.reports.live import (
     TerminalDrawing,
     live_watcher,
 )
-from autoprune.orchestration.session import SweepRequest
+from autoprune.orchestration.request import SweepRequest
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain
 from tests.pruning_tasks import Blobs, small_net

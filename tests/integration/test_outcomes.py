@@ -8,7 +8,7 @@ import pytest
 from autoprune.domain.objective import Constraint
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage
 from autoprune.orchestration.launch import Tracking, launch
-from autoprune.orchestration.session import GoalRequest
+from autoprune.orchestration.request import GoalRequest
 from autoprune.orchestration.sweep import Budget, SweepStoppedError
 from tests.faults import Faulty, Stranger
 from tests.tiny import ray_slots, request, told

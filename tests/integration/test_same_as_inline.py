@@ -8,7 +8,8 @@ from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.folders import JOURNAL_FILE
 from autoprune.orchestration.record import Asked, Told, read_journal
-from autoprune.orchestration.session import Executor, SweepResult, prepare, start
+from autoprune.orchestration.request import Executor
+from autoprune.orchestration.session import SweepResult, prepare, start
 from autoprune.orchestration.sweep import Budget
 from autoprune.searchers.first import uniform_first
 from autoprune.searchers.optuna import OptunaSearcher

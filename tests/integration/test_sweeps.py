@@ -10,7 +10,7 @@ from autoprune.domain.objective import Direction
 from autoprune.domain.trial import Measurement
 from autoprune.orchestration.artifacts import load, read_outputs
 from autoprune.orchestration.launch import Tracking, launch
-from autoprune.orchestration.session import BaselineRequest, GoalRequest
+from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers.first import uniform_first

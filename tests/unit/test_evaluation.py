@@ -31,7 +31,8 @@ from autoprune.evaluation import (
 )
 from autoprune.orchestration.artifacts import read_snapshot, save_snapshot, snapshots
 from autoprune.orchestration.baseline import train_baseline
-from autoprune.orchestration.session import BaselineRequest, Prepared, prepare
+from autoprune.orchestration.request import BaselineRequest
+from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.work import trial_folder, work
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan

@@ -17,7 +17,8 @@ from autoprune.orchestration.baseline import Baseline
 from autoprune.orchestration.promotion.proof import Proof, Subject, prove_afresh
 from autoprune.orchestration.promotion.registry import Evidence, Registered, register
 from autoprune.orchestration.promotion.selection import drop
-from autoprune.orchestration.session import SweepRequest, load_baseline
+from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.session import load_baseline
 from autoprune.orchestration.tracking.entries import Entries, log_entries
 from autoprune.orchestration.tracking.serving import log_model
 from autoprune.orchestration.work import trial_folder

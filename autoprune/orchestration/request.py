@@ -1,0 +1,109 @@
+"""What is asked of a sweep, as plain objects: the command and the API both make one of these."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from autoprune.domain.objective import Constraint
+from autoprune.domain.protocols import SearcherFactory
+from autoprune.domain.space import Bounds
+from autoprune.evaluation import TrialContext, TrialLimits
+from autoprune.measurement.latency import SpeedMeter
+from autoprune.measurement.quiet import Gate, NoGate
+from autoprune.orchestration.interrupt import Interrupt, OnInterrupt
+from autoprune.orchestration.sweep import Budget, Sweep
+from autoprune.pruning.importance import Criterion
+from autoprune.pruning.recover import FitPlan
+from autoprune.tasks.protocol import Task
+
+
+class Executor(Protocol):
+    """Runs the trials of a sweep: in this process, or in slots of a cluster."""
+
+    @property
+    def slots(self) -> int:
+        """How many trials run at a time."""
+        ...
+
+    def check(self) -> None:
+        """Raise AutopruneError, within seconds, where trials could not run at all."""
+        ...
+
+    def run(
+        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+    ) -> None:
+        """Run trials until the sweep has none to give and none is running."""
+        ...
+
+
+@dataclass(frozen=True)
+class BaselineRequest:
+    """Where the unpruned network's weights come from.
+
+    In this order: `checkpoint`; training by `plan`; or the weights that the model has (both
+    None). A checkpoint that is an MLflow URI is fetched from `store`. `identity` tells
+    model, data and training apart in the cache.
+    """
+
+    checkpoint: str | None = None
+    store: str | None = None
+    plan: FitPlan | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpaceRequest:
+    """How far which groups may shrink."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+    overrides: Sequence[Bounds] = ()
+    exclude: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class GoalRequest:
+    """Objectives by metric name, constraints, and what overrides the reference point."""
+
+    metrics: Sequence[str] = ("main", "speedup")
+    constraints: Sequence[Constraint] = ()
+    reference: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """All that a sweep needs, as plain objects. Nothing has been started or written yet.
+
+    `config` is what the request was made from, as plain JSON: it is stored with the sweep, so
+    that a resume can make the same request again. None where there is no such thing.
+    `experiment` is the tracker's, `name` by default. `code_paths` are where the user's own
+    modules are found. `on_signal` hears of the first Ctrl-C at once, in the signal's handler.
+    """
+
+    name: str
+    model: nn.Module
+    task: Task
+    meter: SpeedMeter
+    searcher: SearcherFactory
+    executor: Executor
+    budget: Budget
+    output: Path = Path("outputs")
+    seed: int = 0
+    baseline: BaselineRequest = field(default_factory=BaselineRequest)
+    space: SpaceRequest = field(default_factory=SpaceRequest)
+    goal: GoalRequest = field(default_factory=GoalRequest)
+    criteria: Mapping[str, Criterion] = field(default_factory=dict)
+    recoveries: Mapping[str, FitPlan] = field(default_factory=dict)
+    limits: TrialLimits = field(default_factory=TrialLimits)
+    gate: Gate = field(default_factory=NoGate)
+    graph_limit_s: float = 60.0
+    device: str = "cpu"
+    threads: int = 1
+    model_config: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] | None = None
+    experiment: str | None = None
+    code_paths: Sequence[str] = ()
+    on_interrupt: OnInterrupt = OnInterrupt.FINISH
+    on_signal: Callable[[OnInterrupt], None] | None = None
