@@ -22,6 +22,7 @@ from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep
 from autoprune.orchestration.front import Front, Member
 from autoprune.orchestration.launch import Launched, Tracking, launch
+from autoprune.orchestration.promotion.promote import FinishedSweep
 from autoprune.orchestration.reports.console import show_front, show_summary, stdout
 from autoprune.orchestration.reports.live import live_watcher
 from autoprune.orchestration.request import Executor, GoalRequest, SpaceRequest, SweepRequest
@@ -125,16 +126,19 @@ def search(
     budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
     request = _request(model, task, chosen, factory=factory, budget=budget)
     uri = chosen["tracking"]
+    if uri == "default":
+        uri = default_uri(request.output)
     resumed = chosen["resume"]
     console = stdout()
     launched = launch(
         request,
-        Tracking(default_uri(request.output) if uri == "default" else uri),
+        Tracking(uri),
         folder=None if resumed is None else find_sweep(request.output, resumed),
         watchers=(live_watcher(console),),
     )
     _show_end(console, launched)
-    return Front(launched.result.folder, launched.result.view, model)
+    result = launched.result
+    return Front(FinishedSweep(result.folder, result.view, request, uri))
 
 
 def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list[float]:
@@ -201,5 +205,5 @@ def _show_end(console: Console, launched: Launched) -> None:
     for line in launched.lost:
         console.print(f"warning   {line}", highlight=False, markup=False, soft_wrap=True)
     if not result.complete:
-        hint = f'interrupted; search(..., resume="{result.view.sweep_id}") goes on'
+        hint = f"interrupted; {result.view.command('resume')} goes on"
         console.print(hint, highlight=False, markup=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from autoprune.settings.build import budget_config, build_request, default_uri, 
 
 
 def config_of(folder: Path, record: Record) -> dict[str, Any]:
-    """The config of a sweep, with the budget that its last resume gave it.
+    """The config of a sweep where its folder is now, with the budget of its last resume.
 
     Raises AutopruneError for a sweep that was started from Python.
     """
@@ -25,20 +25,19 @@ def config_of(folder: Path, record: Record) -> dict[str, Any]:
             f"{folder.name} was started from Python, where its model and task are; this command "
             "goes with sweeps that the command line started"
         )
-    return {**config, "budget": config["budget"] | budget_config(Budget(**record.budget))}
+    budget = config["budget"] | budget_config(Budget(**record.budget))
+    return {**config, "output": str(folder.parent), "budget": budget}
 
 
 def request_of(folder: Path, config: Mapping[str, Any], record: Record) -> SweepRequest:
     """The request of a sweep that exists, with the baseline that it began with."""
     sys.path[:0] = [path for path in record.header["code_paths"] if path not in sys.path]
-    request = build_request(
-        {**config, "output": str(folder.parent)}, code_paths=record.header["code_paths"]
-    )
+    request = build_request(config, code_paths=record.header["code_paths"])
     return replace(request, baseline=BaselineRequest(checkpoint=str(folder / BASELINE_FILE)))
 
 
 def uri_of(folder: Path, record: Record) -> str:
     """The tracking store of a sweep; one started from Python without config has the default."""
-    config = record.header["config"]
-    uri = tracking_of({**config, "output": str(folder.parent)}).uri if config else None
+    from_python = record.header["config"] is None
+    uri = None if from_python else tracking_of(config_of(folder, record)).uri
     return uri or default_uri(folder.parent)

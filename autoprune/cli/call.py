@@ -15,12 +15,16 @@ DONE, GAVE_UP, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 @dataclass(frozen=True)
 class Call:
-    """A command's plain config, and where and how it speaks."""
+    """A command's plain config, and where and how it speaks.
+
+    `given` are the keys that the command line set.
+    """
 
     config: Mapping[str, Any]
     console: Console
     code_paths: Sequence[str] = ()
     as_json: bool = False
+    given: frozenset[str] = frozenset()
 
     def say(self, *lines: str) -> None:
         """Print lines as they are: unfolded, and without colours."""

@@ -99,7 +99,13 @@ def _dispatch(words: list[str]) -> int:
     config = plain(compose_config(name, overrides, config_dir=config_dir))
     code_paths = tuple(str(Path(place).resolve()) for place in (".", config_dir) if place)
     sys.path[:0] = [path for path in code_paths if path not in sys.path]
-    call = Call(config, console=stdout(), code_paths=code_paths, as_json="--json" in flags)
+    call = Call(
+        config,
+        console=stdout(),
+        code_paths=code_paths,
+        as_json="--json" in flags,
+        given=frozenset(word.lstrip("+").partition("=")[0] for word in overrides),
+    )
     run = getattr(import_module(f"autoprune.cli.{COMMANDS[name].module}"), name)
     return int(run(call))
 

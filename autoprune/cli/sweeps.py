@@ -27,7 +27,8 @@ def resume(call: Call) -> int:
     """Go on with a sweep from its journal."""
     folder, record = call.sweep()
     config = config_of(folder, record)
-    wanted = {key: value for key, value in call.config["budget"].items() if value is not None}
+    budget = call.config["budget"]
+    wanted = {key: value for key, value in budget.items() if f"budget.{key}" in call.given}
     config = config | {"budget": config["budget"] | wanted}
     return _run(call, request_of(folder, config, record), config, folder=folder)
 
@@ -87,7 +88,7 @@ def _show_end(call: Call, launched: Launched) -> int:
     if not result.complete:
         following.insert(0, result.view.command("resume"))
     elif result.view.front.members:
-        following.append(f"{result.view.command('promote')} select.max_accuracy_drop=0.01")
+        following.append(result.view.command("promote"))
     call.say(
         *(f"warning   {line}" for line in launched.lost),
         "",

@@ -3,7 +3,7 @@
 Free of Ray and MLflow, so that one trial runs anywhere.
 """
 
-from autoprune.evaluation.networks import example_outputs, portable
+from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import (
     Progress,
     Snapshot,
@@ -21,5 +21,6 @@ __all__ = [
     "failure_of",
     "portable",
     "run_trial",
+    "settled_steps",
     "trial_steps",
 ]

@@ -1,10 +1,13 @@
 """Small things done to whole networks."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from autoprune.domain.protocols import StepGuard
 from autoprune.pruning.verify import tensors_of
 from autoprune.tasks.protocol import Task, forward
 
@@ -14,6 +17,20 @@ def portable(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model).cpu().eval()
     copied.zero_grad(set_to_none=True)
     return copied
+
+
+def settled_steps(guard: StepGuard, device: str) -> StepGuard:
+    """A guard whose steps are over when the device is idle: CUDA calls return before that."""
+    if torch.device(device).type != "cuda":
+        return guard
+
+    @contextmanager
+    def step() -> Iterator[None]:
+        with guard():
+            yield
+            torch.cuda.synchronize(device)
+
+    return step
 
 
 def example_outputs(model: nn.Module, task: Task) -> tuple[torch.Tensor, ...]:

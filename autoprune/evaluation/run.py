@@ -24,7 +24,7 @@ from autoprune.domain.trial import (
     Trial,
     TrialError,
 )
-from autoprune.evaluation.networks import example_outputs, portable
+from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.measurement.cost import costs
 from autoprune.pruning.accuracy import evaluate
@@ -244,7 +244,7 @@ class _Run:
                 f"trial {self.trial.number} took longer than its {limit:g} s "
                 f"(in stage {self.stage}); raise budget.trial_limit_s or shorten recovery",
             )
-        with self.context.step_guard():
+        with settled_steps(self.context.step_guard, self.context.device)():
             yield
 
 

@@ -29,6 +29,10 @@ _STEADY = 0.05
 class SpeedMeter(Protocol):
     """Measures how much faster one network is than another."""
 
+    def check(self, model: nn.Module, example: Inputs) -> None:
+        """Raise what `measure` would raise of a network that cannot be measured."""
+        ...
+
     def measure(self, candidate: nn.Module, baseline: nn.Module, example: Inputs) -> Speedup:
         """The speedup of `candidate` over `baseline` on `example` (batch size 1)."""
         ...
@@ -85,6 +89,11 @@ class PairedMeter:
     gate: Gate
     settings: MeterSettings = MeterSettings()
     clock: Callable[[], float] = time.perf_counter
+
+    def check(self, model: nn.Module, example: Inputs) -> None:
+        """Prepare the network without timing it. Raises what the runtime's `prepare` raises."""
+        with self.gate.step():
+            self.runtime.prepare(model, repeated(example, self.settings.batch_size))
 
     def measure(self, candidate: nn.Module, baseline: nn.Module, example: Inputs) -> Speedup:
         """The median of the pairwise ratios with its interval; `settled` where it is narrow.

@@ -155,10 +155,3 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or "recipe" not in facts:
         raise AutopruneError(f"{path} holds no recipe")
     return facts
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old text or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    draft.replace(path)

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoprune.domain.trial import Observation, Stage, Trial
-from autoprune.orchestration.artifacts import replace_text
+from autoprune.orchestration.folders import replace_text, trial_folder
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import pareto_csv, pareto_json
 from autoprune.orchestration.view import SweepView
-from autoprune.orchestration.work import trial_folder
 
 PARETO_JSON = "pareto.json"
 PARETO_CSV = "pareto.csv"

@@ -10,7 +10,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import SearchSpace
 from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.record import Record, Told, read_journal
+from autoprune.orchestration.record import Record, Told, read_header
 from autoprune.orchestration.view import SweepView
 
 DEFAULT_OUTPUT = "outputs"
@@ -22,6 +22,14 @@ LATEST = "latest"
 def new_id(name: str) -> str:
     """A sweep id that sorts by time of day and that no other sweep has."""
     return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_name(name: str) -> None:
+    """Raise AutopruneError unless a folder and an MLflow experiment can have that name."""
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise AutopruneError(
+            f"name={name!r}: a sweep is named with letters, digits, '-', '_' and '.'"
+        )
 
 
 def make_folder(output: Path, sweep_id: str) -> Path:
@@ -57,27 +65,29 @@ def _unwritable(output: Path, error: OSError) -> AutopruneError:
     )
 
 
+def trial_folder(sweep_folder: Path, number: int) -> Path:
+    """Where trial `number` of a sweep keeps its snapshots."""
+    return sweep_folder / "trials" / f"{number:04d}"
+
+
 def find_sweep(output: Path, sweep: str) -> Path:
     """The folder of the sweep with id `sweep`, or of the latest one, below `output`."""
     found = {path.parent.name: path for path in output.glob(f"*/{JOURNAL_FILE}")}
     if not found:
         raise AutopruneError(f"no sweep in {output.resolve()}; set output=FOLDER, or sweep first")
+    if sweep in found:
+        return found[sweep].parent
+    begun = sorted(found.values(), key=_created)
     if sweep == LATEST:
-        return max(found.values(), key=_created).parent
-    if sweep not in found:
-        recent = sorted(found, key=lambda name: _created(found[name]))[-5:]
-        raise AutopruneError(
-            f"no sweep {sweep!r} in {output.resolve()}; the latest are {', '.join(recent)}"
-        )
-    return found[sweep].parent
+        return begun[-1].parent
+    recent = ", ".join(journal.parent.name for journal in begun[-5:])
+    raise AutopruneError(f"no sweep {sweep!r} in {output.resolve()}; the latest are {recent}")
 
 
 def _created(journal: Path) -> str:
-    """When a sweep was begun; one whose journal cannot be read counts as oldest."""
-    try:
-        return str(read_journal(journal).header["created"])
-    except AutopruneError:
-        return ""
+    """When a sweep was begun; one that was killed before its first line never was."""
+    header = read_header(journal)
+    return "" if header is None else str(header["created"])
 
 
 def view_of(record: Record | Journal) -> SweepView:
@@ -96,7 +106,15 @@ def view_of(record: Record | Journal) -> SweepView:
         search_s=events[-1].at - events[0].at if events else 0.0,
         busy_s=sum(observation.seconds for observation in observations),
         output=header["output"],
+        from_python=header["config"] is None,
     )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old text or the new one, never a part."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def output_word(output: Path) -> str:

@@ -7,13 +7,15 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
+from autoprune.orchestration.folders import trial_folder
+from autoprune.orchestration.promotion.promote import FinishedSweep, promote
+from autoprune.orchestration.promotion.registry import Registered
 from autoprune.orchestration.promotion.selection import Selection, choose
 from autoprune.orchestration.reports.pareto import pareto_json
-from autoprune.orchestration.view import SweepView
-from autoprune.orchestration.work import trial_folder
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Member:
 class Front:
     """The Pareto front of a sweep, best first by the task's main metric."""
 
-    def __init__(self, folder: Path, view: SweepView, unpruned: nn.Module) -> None:
-        self.folder, self.view, self._unpruned = folder, view, unpruned
+    def __init__(self, sweep: FinishedSweep) -> None:
+        self._sweep = sweep
+        self.folder, self.view = sweep.folder, sweep.view
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -66,16 +69,43 @@ class Front:
         """The fastest member within `max_drop` of the baseline, or the best above `min_speedup`.
 
         Or the one of a `trial`; none of them gives the knee of the front. How fast a member is
-        counts by the lower end of its interval. Raises AutopruneError
-        where no member fits.
+        counts by the lower end of its interval. Raises AutopruneError where no member fits, and
+        for a trial whose network was not kept.
         """
-        return self._member(choose(self.view, Selection(max_drop, min_speedup, trial)))
+        member = self._member(choose(self.view, Selection(max_drop, min_speedup, trial)))
+        if not member.folder.is_dir():
+            raise AutopruneError(
+                f"the network of trial {member.number} was not kept; choose a member of the "
+                f"front, {[m.number for m in self.members]}"
+            )
+        return member
+
+    def promote(
+        self,
+        *,
+        max_drop: float | None = None,
+        min_speedup: float | None = None,
+        trial: int | None = None,
+        name: str | None = None,
+        replace: bool = False,
+    ) -> Registered:
+        """Prove the member that `best` gives in a fresh process, and register it in MLflow.
+
+        It is judged on the test split, where it may lose `max_drop`, too, and measured again. It
+        becomes a version of the model `name` (the sweep's by default), and its champion where it
+        beats the present one, or where `replace` says so. Raises RefusedError where the proof
+        fails: then nothing has moved.
+        """
+        member = choose(self.view, Selection(max_drop, min_speedup, trial))
+        gate = self._sweep.gate(max_drop=max_drop)
+        return promote(self._sweep, member, gate, name=name, replace=replace)
 
     def _member(self, observation: Observation) -> Member:
         assert isinstance(observation.outcome, Measurement)
         trial = observation.trial
         place = trial_folder(self.folder, trial.number) / MODEL_FOLDER
-        return Member(trial.number, trial.spec, observation.outcome.metrics, place, self._unpruned)
+        unpruned = self._sweep.request.model
+        return Member(trial.number, trial.spec, observation.outcome.metrics, place, unpruned)
 
     def __len__(self) -> int:
         return len(self.view.front)

@@ -159,7 +159,7 @@ class Journal:
 
 def _open(path: Path, flags: int) -> int:
     try:
-        return os.open(path, flags, 0o644)
+        return os.open(path, flags, 0o600)  # it may hold the password of a tracking store
     except FileExistsError as error:
         raise JournalError(
             f"{path}: a journal exists here already; resume its sweep or choose another folder"

@@ -1,6 +1,6 @@
 """A sweep with its tracker, its files and its models: what the command and the API both run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
 from autoprune.orchestration.files import FilesWatcher
-from autoprune.orchestration.folders import check_writable
+from autoprune.orchestration.folders import check_writable, trial_folder
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
@@ -19,7 +20,6 @@ from autoprune.orchestration.tracking.connection import check, first_line, missi
 from autoprune.orchestration.tracking.provenance import gather
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.tracking.tracker import MlflowTracker
-from autoprune.orchestration.work import trial_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +105,21 @@ def _shown(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "tracking": {**tracking, "uri": shown(tracking["uri"])}}
 
 
-def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) -> Iterator[str]:
-    """Log the front's networks to their runs; yields what could not be, and why."""
-    client = MlflowClient(tracking_uri=tracker.uri)
-    example = prepared.request.task.example()
+def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) -> list[str]:
+    """Log the front's networks to their runs; what could not be, and why."""
+    client, request = MlflowClient(tracking_uri=tracker.uri), prepared.request
+    lost: list[str] = []
     for member in result.view.front.members:
         number = member.trial.number
         place = trial_folder(result.folder, number) / MODEL_FOLDER
         try:
-            network = load(place, model=prepared.baseline.model)
-            log_model(client, tracker.run_ids[number], network, example=example)
+            with request.gate.step():
+                network = load(place, model=prepared.baseline.model)
+                run_id = tracker.run_ids[number]
+                log_model(client, run_id, network, example=request.task.example())
         except ServingError as error:
-            yield f"the networks are not in MLflow: {error}"
-            return  # what one network of the architecture cannot do, none can
-        except (MlflowException, OSError, KeyError) as error:
-            yield f"the network of trial {number} is not in MLflow: {first_line(error)}"
+            # what one network of the architecture cannot do, none can
+            return [*lost, f"the networks are not in MLflow: {error}"]
+        except (MlflowException, AutopruneError, OSError, KeyError) as error:
+            lost.append(f"the network of trial {number} is not in MLflow: {first_line(error)}")
+    return lost

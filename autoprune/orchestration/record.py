@@ -67,9 +67,7 @@ def read_journal(path: Path) -> Record:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise JournalError(
-            f"{path}: no journal can be read here ({error.strerror}); name a sweep that exists"
-        ) from error
+        raise _unreadable(path, error) from error
     whole, newline, rest = data.rpartition(b"\n")
     lines = whole.split(b"\n") if newline else []
     if not lines:
@@ -90,10 +88,7 @@ def read_journal(path: Path) -> Record:
             else:
                 ledger.take(_event(record))
         except FaultError as fault:
-            raise JournalError(
-                f"{path}, line {number}: {fault}; the file was changed or damaged after it was "
-                f"written: restore it from a copy, or start a new sweep"
-            ) from fault
+            raise _damaged(path, number, fault) from fault
     assert header is not None
     return Record(
         header,
@@ -101,6 +96,37 @@ def read_journal(path: Path) -> Record:
         budget,
         torn=torn if rest else None,
         size=len(data) - len(rest),
+    )
+
+
+def read_header(path: Path) -> Mapping[str, Any] | None:
+    """The sweep's facts alone; None where the sweep was killed before they were written.
+
+    Raises JournalError like `read_journal`.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return facts_of(decode(line.rstrip(b"\n")))
+    except FaultError as fault:
+        raise _damaged(path, 1, fault) from fault
+
+
+def _unreadable(path: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"{path}: no journal can be read here ({error.strerror}); name a sweep that exists"
+    )
+
+
+def _damaged(path: Path, number: int, fault: Exception) -> JournalError:
+    return JournalError(
+        f"{path}, line {number}: {fault}; the file was changed or damaged after it was written: "
+        "restore it from a copy, or start a new sweep"
     )
 
 

@@ -1,7 +1,8 @@
 """What is asked of a sweep, as plain objects: the command and the API both make one of these."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialContext, TrialLimits
 from autoprune.measurement.latency import SpeedMeter
 from autoprune.measurement.quiet import Gate, NoGate
+from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import Interrupt, OnInterrupt
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.pruning.importance import Criterion
@@ -107,3 +109,22 @@ class SweepRequest:
     code_paths: Sequence[str] = ()
     on_interrupt: OnInterrupt = OnInterrupt.FINISH
     on_signal: Callable[[OnInterrupt], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """What the outcome of a trial depends on besides its spec: trials of other conditions do
+        not compare. Of objects that say nothing of themselves only the class counts.
+        """
+        limits = replace(self.limits, time_limit_s=None)  # bounds a trial without changing it
+        facts = {
+            "meter": self.meter,
+            "recoveries": dict(self.recoveries),
+            "criteria": list(self.criteria),
+            "limits": limits,
+            "device": self.device,
+            "threads": self.threads,
+        }
+        return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(fact)) for name, fact in facts.items()}

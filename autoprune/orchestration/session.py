@@ -9,7 +9,7 @@ from pathlib import Path
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import COST_METRICS, Goal, build_goal
 from autoprune.domain.space import SearchSpace, build_space
-from autoprune.evaluation import TrialContext, portable
+from autoprune.evaluation import TrialContext, portable, settled_steps
 from autoprune.measurement.cost import costs
 from autoprune.orchestration.artifacts import write_weights
 from autoprune.orchestration.baseline import (
@@ -35,7 +35,11 @@ from autoprune.orchestration.sweep import Sweep, Watcher
 from autoprune.orchestration.view import SweepView
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import Dependencies, trace
+from autoprune.pruning.importance import Scoring, score
 from autoprune.tasks.protocol import Task
+
+LEARNING = 4
+"""A search of fewer trials than so many a slot is close to a random one."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,22 @@ def make_plan(request: SweepRequest) -> Plan:
         recoveries=tuple(request.recoveries),
     )
     found = costs(model, example)
-    # a misnamed metric and a searcher that cannot be built are refused before anything is trained
+    # what cannot work is refused before anything is trained: a misnamed metric, a searcher, a
+    # criterion that does not suit the network, a runtime that cannot run it
     request.searcher(space, rehearse_goal(request.goal, request.task), request.seed)
+    for criterion in request.criteria.values():
+        scoring = Scoring(request.task, batches=1, step_guard=request.gate.step)
+        score(model, dependencies.couplings, criterion, scoring)
+    request.meter.check(model, example)
     warnings = []
     if all(len(axis.widths) == 1 for axis in space.axes):
         warnings.append("every group has one legal width only: there is nothing to search")
+    trials, slots = request.budget.trials, request.executor.slots
+    if trials is not None and slots > 1 and trials < LEARNING * slots:
+        warnings.append(
+            f"{slots} trials at a time leave a searcher little to learn from in {trials} trials; "
+            "lower executor.slots or raise budget.trials"
+        )
     return Plan(dependencies, space, found, tuple(warnings))
 
 
@@ -163,6 +178,7 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
         baseline=dict(prepared.metrics),
         slots=request.executor.slots,
         output=output_word(request.output),
+        from_python=request.config is None,
     )
     folder = make_folder(request.output, view.sweep_id)
     write_weights(folder / BASELINE_FILE, prepared.baseline.model.state_dict())
@@ -178,6 +194,7 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
         "space": view.space.to_json(),
         "baseline": dict(view.baseline),
         "budget": asdict(request.budget),
+        "conditions": request.conditions,
         "config": request.config,
         "code_paths": list(request.code_paths),
     }
@@ -199,8 +216,22 @@ def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) 
                 f"{folder}: the network's weights are not those this sweep began with, which are "
                 f"in {BASELINE_FILE} there; resume with them"
             )
+        _check_conditions(folder, journal.header["conditions"], prepared.request.conditions)
         journal.change_budget(asdict(prepared.request.budget))
         return _run(prepared, view, journal, watchers)
+
+
+def _check_conditions(folder: Path, began: Mapping[str, str], now: Mapping[str, str]) -> None:
+    other = [
+        f"{name} was {began.get(name)} and is {now[name]}"
+        for name in now
+        if began.get(name) != now[name]
+    ]
+    if other:
+        raise AutopruneError(
+            f"{folder}: its trials would not compare with new ones: {'; '.join(other)}; resume "
+            "with what it began with, or start a new sweep"
+        )
 
 
 def _run(
@@ -242,7 +273,7 @@ def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -
         request.task,
         wanted.plan,
         seed=request.seed,
-        step_guard=request.gate.step,
+        step_guard=settled_steps(request.gate.step, request.device),
         report=report,
     )
     return cache.keep(wanted.identity, trained)

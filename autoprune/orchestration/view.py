@@ -21,7 +21,8 @@ class SweepView:
     numbers to MLflow runs as far as they are known. `search_s` is the wall time since the first
     trial started, `busy_s` the time that slots spent on trials, together, and `trials` the
     number of trials the budget allows (None where only time bounds it). `output` is the folder
-    that holds the sweep's; empty for the default one.
+    that holds the sweep's; empty for the default one. `from_python` tells that no config says how
+    the sweep was asked for.
     """
 
     sweep_id: str
@@ -36,11 +37,17 @@ class SweepView:
     search_s: float = 0.0
     busy_s: float = 0.0
     output: str = ""
+    from_python: bool = False
 
     def command(self, verb: str) -> str:
-        """What to type to do `verb` with this sweep."""
+        """What to type to do `verb` with this sweep, on the command line or in Python."""
+        if self.from_python and verb == "promote":
+            return "front.promote(max_drop=0.01)"
+        if self.from_python and verb == "resume":
+            return f'autoprune.search(..., resume="{self.sweep_id}")'
         where = f" output={shlex.quote(self.output)}" if self.output else ""
-        return f"autoprune {verb} sweep={self.sweep_id}{where}"
+        select = " select.max_accuracy_drop=0.01" if verb == "promote" else ""
+        return f"autoprune {verb} sweep={self.sweep_id}{where}{select}"
 
     @cached_property
     def front(self) -> ParetoFront:

@@ -8,11 +8,7 @@ from pathlib import Path
 from autoprune.domain.trial import Observation, Trial
 from autoprune.evaluation import Progress, TrialContext, failure_of, trial_steps
 from autoprune.orchestration.artifacts import MODEL_FOLDER, read_snapshot, save_snapshot
-
-
-def trial_folder(sweep_folder: Path, number: int) -> Path:
-    """Where trial `number` of a sweep keeps its snapshots."""
-    return sweep_folder / "trials" / f"{number:04d}"
+from autoprune.orchestration.folders import trial_folder
 
 
 def work(

@@ -16,6 +16,7 @@ from autoprune.measurement.latency import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
 from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
@@ -59,7 +60,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     step = CUDA_STEP if executor["device"].startswith("cuda") else 1
     faults.of(lambda: check_finite(config))
     faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
-    faults.of(lambda: _check_name(config["name"]))
+    faults.of(lambda: check_name(config["name"]))
     task = faults.of(lambda: _task(config["task"]))
     goal = faults.of(lambda: goal_of(config["objective"]))
     if task is not None and goal is not None:
@@ -240,10 +241,3 @@ def _baseline(config: Mapping[str, Any]) -> BaselineRequest:
         plan=fit_plan("baseline.fit", baseline["fit"]),
         identity={**described, "sources": source_digests(described)},
     )
-
-
-def _check_name(name: str) -> None:
-    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
-        raise AutopruneError(
-            f"name={name!r}: a sweep is named with letters, digits, '-', '_' and '.'"
-        )

@@ -172,7 +172,7 @@ class SweepRefConfig:
 
 @dataclass
 class ResumeConfig(SweepRefConfig):
-    """`autoprune resume`; a budget set here replaces the sweep's own."""
+    """`autoprune resume`; a limit of the budget set here replaces the sweep's own."""
 
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
@@ -209,9 +209,13 @@ class GateConfig:
 
 @dataclass
 class PromoteConfig(SweepRefConfig):
-    """`autoprune promote`; `name` null names the registered model after the sweep."""
+    """`autoprune promote`; `name` null names the registered model after the experiment.
+
+    `replace` makes it champion where it cannot be compared with the present one, or loses to it.
+    """
 
     name: str | None = None
+    replace: bool = False
     select: SelectConfig = field(default_factory=SelectConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 

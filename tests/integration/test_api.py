@@ -127,12 +127,47 @@ def test_the_best_is_loaded_with_the_outputs_it_had(
 
 
 def test_the_best_follows_the_rules_of_promotion(front: autoprune.Front) -> None:
-    assert front.best(max_drop=1.0).metrics["speedup"] == front.table["speedup"].max()
+    assert front.best(max_drop=1.0).metrics["speedup_low"] == front.table["speedup_low"].max()
     assert front.best(min_speedup=0.0).number == front.members[0].number
     assert front.best(trial=front.members[-1].number) == front.members[-1]
     assert front.best().number in front.table.index
     with pytest.raises(AutopruneError, match=r"no member .* fits; it offers"):
         front.best(min_speedup=1000.0)
+
+
+def test_a_network_that_was_not_kept_is_said(tmp_path: Path, trained: nn.Module) -> None:
+    found = searched(tmp_path, trained, searcher="uniform", trials=4)
+    (off, *_) = {o.trial.number for o in found.view.observations} - {*found.table.index}
+    with pytest.raises(AutopruneError, match=rf"network of trial {off} was not kept; choose a mem"):
+        found.best(trial=off)
+
+
+def test_a_member_is_promoted_from_python(
+    tmp_path: Path, trained: nn.Module, sqlite_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = searched(tmp_path / "out", trained, tracking=sqlite_uri, name="blobs")
+    registered = found.promote(max_drop=1.0)
+    assert (registered.name, registered.version) == ("blobs", "1")
+    assert registered.verdict.wins
+    client = MlflowClient(sqlite_uri, sqlite_uri)
+    version = client.get_model_version_by_alias("blobs", "champion")
+    chosen = found.best(max_drop=1.0).number
+    assert version.tags["autoprune.trial"] == str(chosen)
+    assert "registered blobs version 1: champion" in capsys.readouterr().out
+
+
+def test_a_sweep_without_mlflow_cannot_be_promoted(front: autoprune.Front) -> None:
+    with pytest.raises(AutopruneError, match="was not tracked, so it has no runs to register from"):
+        front.promote(max_drop=1.0)
+
+
+def test_a_sweep_goes_on_under_the_conditions_it_began_with(
+    tmp_path: Path, trained: nn.Module
+) -> None:
+    searched(tmp_path, trained, trials=1)
+    with pytest.raises(AutopruneError, match=r"would not compare .*: recoveries was .*epochs=1"):
+        searched(tmp_path, trained, resume="latest", recovery=autoprune.FitPlan(epochs=2))
+    assert len(searched(tmp_path, trained, resume="latest", trials=2).view.observations) == 2
 
 
 def test_the_model_is_left_as_it_is(tmp_path: Path) -> None:

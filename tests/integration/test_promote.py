@@ -18,12 +18,11 @@ from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
 
 from autoprune.cli import main
-from autoprune.orchestration.folders import JOURNAL_FILE, view_of
+from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder, view_of
 from autoprune.orchestration.promotion.registry import EVIDENCE, VERDICT
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.tracking.runs import find_run
 from autoprune.orchestration.view import SweepView
-from autoprune.orchestration.work import trial_folder
 
 MODULE = """
 from torch import nn

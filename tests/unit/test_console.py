@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autoprune.domain.trial import Failure
+from autoprune.domain.trial import Failure, Measurement
 from autoprune.orchestration.reports.console import (
     WIDE,
     ConsoleWatcher,
@@ -85,6 +85,18 @@ def test_a_speed_that_did_not_settle_is_marked_and_explained() -> None:
     assert f"~ the speed of {number} did not settle" in said(on)
     assert said(on).count("~") == 2
     assert "~" in outcome_line(unsettled(member), view)
+
+
+def test_a_front_of_two_kinds_of_machine_is_said() -> None:
+    view = make_sweep(24)
+    first = view.front.members[0]
+    assert isinstance(first.outcome, Measurement)
+    assert first.outcome.speedup is not None
+    there = replace(first.outcome, speedup=replace(first.outcome.speedup, device="another"))
+    moved = [replace(o, outcome=there) if o == first else o for o in view.observations]
+    on = console()
+    show_front(on, replace(view, observations=tuple(moved)))
+    assert "measured on 2 kinds of machine (another and cpu)" in said(on)
 
 
 def test_the_front_is_shown_with_its_baseline_and_what_the_search_gained() -> None:

@@ -31,9 +31,10 @@ from autoprune.evaluation import (
 )
 from autoprune.orchestration.artifacts import read_snapshot, save_snapshot, snapshots
 from autoprune.orchestration.baseline import train_baseline
+from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.request import BaselineRequest
 from autoprune.orchestration.session import Prepared, prepare
-from autoprune.orchestration.work import trial_folder, work
+from autoprune.orchestration.work import work
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.tasks.protocol import Inputs

@@ -16,7 +16,7 @@ from autoprune.domain.trial import Speedup
 from autoprune.measurement.latency import PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import EagerRuntime
-from autoprune.orchestration.promotion.promote import Gate, faults
+from autoprune.orchestration.promotion.promote import ProofGate, faults
 from autoprune.orchestration.promotion.proof import Proof, Subject, difference, prove_afresh
 from tests.pruning_tasks import Blobs, small_net
 
@@ -26,33 +26,33 @@ MORE, LESS = Metric("m"), Metric("m", Direction.MIN)
 
 
 def test_a_sound_proof_has_no_fault() -> None:
-    assert faults(PROOF, Gate(min_speedup=1.5, max_drop=0.02), MORE) == []
+    assert faults(PROOF, ProofGate(min_speedup=1.5, max_drop=0.02), MORE) == []
 
 
 @pytest.mark.parametrize(
     ("proof", "gate", "message"),
     [
-        (replace(PROOF, difference=1e-3), Gate(), "outputs differ by 0.001"),
-        (replace(PROOF, difference=math.inf), Gate(), "outputs differ by inf"),
-        (PROOF, Gate(min_speedup=1.95), "speedup 2.000 .*lower bound is not above 1.95"),
-        (PROOF, Gate(max_drop=0.001), "m on test 0.9500 .* worse by more than 0.001"),
-        (replace(PROOF, candidate={"m": math.nan}), Gate(), "m on test nan"),
-        (replace(PROOF, candidate={"m": 0.8, "m_high": 0.85}), Gate(), r"at best 0.8500"),
+        (replace(PROOF, difference=1e-3), ProofGate(), "outputs differ by 0.001"),
+        (replace(PROOF, difference=math.inf), ProofGate(), "outputs differ by inf"),
+        (PROOF, ProofGate(min_speedup=1.95), "speedup 2.000 .*lower bound is not above 1.95"),
+        (PROOF, ProofGate(max_drop=0.001), "m on test 0.9500 .* worse by more than 0.001"),
+        (replace(PROOF, candidate={"m": math.nan}), ProofGate(), "m on test nan"),
+        (replace(PROOF, candidate={"m": 0.8, "m_high": 0.85}), ProofGate(), r"at best 0.8500"),
     ],
 )
-def test_each_fault_is_told_with_its_figures(proof: Proof, gate: Gate, message: str) -> None:
+def test_each_fault_is_told_with_its_figures(proof: Proof, gate: ProofGate, message: str) -> None:
     (found,) = faults(proof, gate, MORE)
     assert re.search(message, found)
 
 
 def test_all_faults_are_told_at_once() -> None:
     proof = replace(PROOF, difference=1.0, candidate={"m": 0.1})
-    assert len(faults(proof, Gate(min_speedup=9.0), MORE)) == 3
+    assert len(faults(proof, ProofGate(min_speedup=9.0), MORE)) == 3
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_less_is_judged_as_more_turned_around(found: float, base: float, allowed: float) -> None:
-    gate = Gate(max_drop=allowed)
+    gate = ProofGate(max_drop=allowed)
     more = faults(replace(PROOF, candidate={"m": found}, baseline={"m": base}), gate, MORE)
     less = faults(replace(PROOF, candidate={"m": -found}, baseline={"m": -base}), gate, LESS)
     assert bool(more) == bool(less)
@@ -61,8 +61,8 @@ def test_less_is_judged_as_more_turned_around(found: float, base: float, allowed
 def test_an_interval_counts_at_its_better_end() -> None:
     candidate = {"m": 20.0, "m_low": 10.5, "m_high": 30.0}
     proof = replace(PROOF, candidate=candidate, baseline={"m": 10.0})
-    assert faults(proof, Gate(max_drop=1.0), LESS) == []
-    assert faults(proof, Gate(max_drop=0.1), LESS)
+    assert faults(proof, ProofGate(max_drop=1.0), LESS) == []
+    assert faults(proof, ProofGate(max_drop=0.1), LESS)
 
 
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=5), st.floats(0.001, 1))

@@ -330,6 +330,14 @@ class TestFolders:
         assert find_sweep(tmp_path, "latest") == latest
         assert find_sweep(tmp_path, "b") == tmp_path / "b"
 
+    def test_damage_to_a_journal_is_said_and_not_passed_over(self, tmp_path):
+        self.write(tmp_path, "old", "2026-01-01T00:00:00.000001+00:00")
+        journal = self.write(tmp_path, "new", "2026-01-01T00:00:00.000002+00:00") / "journal.jsonl"
+        journal.write_bytes(journal.read_bytes().replace(b"2026-01", b"2025-01"))
+        with pytest.raises(AutopruneError, match=r"new/journal.jsonl, line 1: it does not agree"):
+            find_sweep(tmp_path, "latest")
+        assert find_sweep(tmp_path, "old") == tmp_path / "old"
+
     def test_a_sweep_that_is_not_there(self, tmp_path):
         with pytest.raises(AutopruneError, match=r"no sweep in .*; set output=FOLDER"):
             find_sweep(tmp_path, "latest")
@@ -346,7 +354,12 @@ class TestFolders:
 def test_a_command_names_the_output_folder_where_it_is_not_the_default():
     assert START.command("resume") == "autoprune resume sweep=s-1"
     elsewhere = replace(START, output="/data/my sweeps")
-    assert elsewhere.command("promote") == "autoprune promote sweep=s-1 output='/data/my sweeps'"
+    promote = "autoprune promote sweep=s-1 output='/data/my sweeps' select.max_accuracy_drop=0.01"
+    assert elsewhere.command("promote") == promote
+    from_python = replace(START, from_python=True)
+    assert from_python.command("resume") == 'autoprune.search(..., resume="s-1")'
+    assert from_python.command("promote") == "front.promote(max_drop=0.01)"
+    assert from_python.command("dashboard") == "autoprune dashboard sweep=s-1"
 
 
 def test_a_trial_that_fits_nowhere_is_refused_before_ray_starts():

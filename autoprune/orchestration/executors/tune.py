@@ -67,23 +67,28 @@ class TuneExecutor:
 
     @cached_property
     def slots(self) -> int:
-        """How many trials run at a time; asks the cluster where it is not set."""
-        if self.wanted_slots is not None:
-            return self.wanted_slots
+        """How many trials run at a time; asks the cluster where there is one.
+
+        Raises AutopruneError where not as many fit as are wanted, or none. On this machine cores
+        are bookkeeping, of which more may be wanted than there are; GPUs are not.
+        """
         if self.address is None:
             have = this_machine()
+            if self.wanted_slots is not None:
+                have["CPU"] = max(have["CPU"], self.wanted_slots * self.cpus)
         else:
             with self._cluster():
                 have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         fitting = [have.get("CPU", 0) // self.cpus] if self.cpus else []
         fitting += [have.get("GPU", 0) // self.gpus] if self.gpus else []
-        slots = int(min(fitting))
-        if slots < 1:
+        wanted = self.wanted_slots or max(1, int(min(fitting)))
+        if min(fitting) < wanted:
             raise AutopruneError(
-                f"a trial asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs, there are "
-                f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; lower executor.cpus or gpus"
+                f"{wanted} trials at a time ask for {wanted * self.cpus:g} CPUs and "
+                f"{wanted * self.gpus:g} GPUs, there are {have.get('CPU', 0):g} and "
+                f"{have.get('GPU', 0):g}; lower executor.slots, cpus or gpus"
             )
-        return slots
+        return wanted
 
     def check(self) -> None:
         """Raise AutopruneError where nobody answers at the address, or no trial would fit.
@@ -96,8 +101,7 @@ class TuneExecutor:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
             except OSError as error:
                 raise self._unreachable(error) from error
-        if self.address is None:
-            _ = self.slots
+        _ = self.slots
 
     def run(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
@@ -109,19 +113,15 @@ class TuneExecutor:
     @contextmanager
     def _cluster(self) -> Iterator[None]:
         """Join or start the cluster, and leave it afterwards, unless the caller is in one."""
-        os.environ.update(ENVIRONMENT)
-        # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be,
-        # and of result files that are switched off here
-        for name in ("ray", "ray.tune", "ray._private"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        if ray.is_initialized():
-            yield
-            return
-        self._connect()
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with _ray_as_we_need_it():
+            if ray.is_initialized():
+                yield
+                return
+            self._connect()
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
     def _connect(self) -> None:
         options: dict[str, Any] = {
@@ -181,6 +181,28 @@ class TuneExecutor:
         tuner.fit()
         if adapter.fault is not None:
             raise adapter.fault
+
+
+@contextmanager
+def _ray_as_we_need_it() -> Iterator[None]:
+    """Ray's settings in the environment and the levels of its logs, put back afterwards."""
+    environment = {name: os.environ.get(name) for name in ENVIRONMENT}
+    # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
+    # of result files that are switched off here
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray._private")]
+    levels = [logger.level for logger in loggers]
+    os.environ.update(ENVIRONMENT)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def this_machine() -> dict[str, float]:

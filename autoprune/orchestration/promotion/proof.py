@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import example_outputs
 from autoprune.measurement.latency import SpeedMeter
@@ -33,13 +35,14 @@ from autoprune.tasks.protocol import Task
 class Subject:
     """What is to be proved: the network in `folder` against `baseline`, by `task` and `meter`.
 
-    Both are judged on `device`; the meter knows its own.
+    Both are judged on `device`, each batch inside `step_guard()`; the meter knows its own.
     """
 
     folder: Path
     baseline: nn.Module
     task: Task
     meter: SpeedMeter
+    step_guard: StepGuard = nullcontext
     device: str = "cpu"
     threads: int = 1
 
@@ -75,7 +78,7 @@ def prove(subject: Subject) -> Proof:
     network = load(subject.folder, model=subject.baseline)
     saved, found = read_outputs(subject.folder), example_outputs(network, task)
     judged = [
-        evaluate(copy.deepcopy(model).to(device), task, "test")
+        evaluate(copy.deepcopy(model).to(device), task, "test", step_guard=subject.step_guard)
         for model in (network, subject.baseline)
     ]
     return Proof(

@@ -80,7 +80,11 @@ def judge(challenger: Evidence, champion: Evidence | None) -> Verdict:
     for name in ("metric", "direction", "baseline", "runtime", "device"):
         new, old = getattr(challenger, name), getattr(champion, name)
         if new != old:
-            return Verdict(False, f"not comparable: {name} {new}, the champion's is {old}")
+            return Verdict(
+                False,
+                f"not comparable: {name} {new}, the champion's is {old}; replace=true takes its "
+                "place all the same",
+            )
     sign = 1.0 if challenger.direction is Direction.MAX else -1.0
     gain = sign * (challenger.value - champion.value)
     told = (
@@ -111,12 +115,13 @@ def register(
     *,
     evidence: Evidence,
     tags: Mapping[str, str] | None = None,
+    replace: bool = False,
 ) -> Registered:
     """Register a logged model as version of `name`, as challenger or, where it wins, champion.
 
     The verdict and the evidence stay with the version as tags. A model that is registered
     already is not registered twice: its version is judged anew. A champion that autoprune did
-    not register has no evidence; it is not replaced.
+    not register has no evidence; it is not replaced, unless `replace` says so.
     """
     _ensure(client, name)
     _complete(client, name)
@@ -126,6 +131,8 @@ def register(
     if champion == version:
         return Registered(name, version, Verdict(True, "it is the champion already"))
     verdict = _judged(client, name, evidence, champion)
+    if replace and not verdict.wins:
+        verdict = Verdict(True, f"as was asked; {verdict.reason}")
     client.set_model_version_tag(name, version, VERDICT, verdict.reason)
     if verdict.wins:
         former = champion or holder(client, name, PREVIOUS)

@@ -8,6 +8,7 @@ import numpy as np
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Direction, Metric
 from autoprune.domain.trial import Failure, Measurement, Observation
+from autoprune.orchestration.reports.pareto import sure_speedup
 from autoprune.orchestration.view import SweepView
 
 
@@ -59,7 +60,7 @@ def choose(view: SweepView, selection: Selection) -> Observation:
             "allow a larger drop or ask for less speedup"
         )
     if selection.max_drop is not None:
-        return max(fits, key=lambda m: (_sure_speedup(m), -m.trial.number))
+        return max(fits, key=lambda m: (sure_speedup(m), -m.trial.number))
     if selection.min_speedup is not None:
         return fits[0]
     return knee(view)
@@ -96,7 +97,7 @@ def _fits(view: SweepView, member: Observation, selection: Selection) -> bool:
     metric = Metric(main.metric, main.direction)
     lost = drop(metric, view.baseline, _measured(member).metrics)
     return (selection.max_drop is None or lost <= selection.max_drop + 1e-12) and (
-        selection.min_speedup is None or _sure_speedup(member) >= selection.min_speedup
+        selection.min_speedup is None or sure_speedup(member) >= selection.min_speedup
     )
 
 
@@ -131,12 +132,6 @@ def _offer(view: SweepView) -> str:
 def _measured(observation: Observation) -> Measurement:
     assert isinstance(observation.outcome, Measurement)
     return observation.outcome
-
-
-def _sure_speedup(observation: Observation) -> float:
-    """The lower end of the speedup's interval; the speedup itself where it has none."""
-    metrics = _measured(observation).metrics
-    return metrics.get("speedup_low", metrics["speedup"])
 
 
 def _metric(observation: Observation, name: str) -> float:

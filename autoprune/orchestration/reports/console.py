@@ -141,7 +141,7 @@ def front_table(view: SweepView) -> Table:
 def show_summary(console: Console, view: SweepView) -> None:
     """What the search gave over equal ratios for every group, and how it went."""
     counts = view.counts
-    for line in (_unsettled(view), _against_uniform(view)):
+    for line in (_unsettled(view), _of_two_kinds(view), _against_uniform(view)):
         if line:
             console.print(line, highlight=False)
     console.print(
@@ -165,6 +165,22 @@ def _unsettled(view: SweepView) -> str:
     return (
         f"~ the speed of {', '.join(map(str, members))} did not settle in the time a measurement "
         "may take: judge by the lower end of the interval, or sweep with a larger meter.max_s"
+    )
+
+
+def _of_two_kinds(view: SweepView) -> str:
+    """Whether the front's speeds come from machines that do not compare."""
+    devices = {
+        m.outcome.speedup.device
+        for m in view.front.members
+        if isinstance(m.outcome, Measurement) and m.outcome.speedup is not None
+    }
+    if len(devices) < 2:
+        return ""
+    return (
+        f"The front was measured on {len(devices)} kinds of machine "
+        f"({' and '.join(sorted(devices))}): a speedup on one says little of the other; sweep on "
+        "nodes of one kind"
     )
 
 

@@ -86,12 +86,18 @@ def fastest_worth_having(view: SweepView) -> Observation | None:
     """The front's fastest member whose main metric is within the goal's reference, if any."""
     edge, sign = view.goal.reference[0], _sign(view.goal.main.direction)
     worth = [
-        (speedup, -observation.trial.number, observation)
+        (sure_speedup(observation), -observation.trial.number, observation)
         for observation in view.front.members
-        if (speedup := metrics_of(observation).get("speedup")) is not None
+        if "speedup" in metrics_of(observation)
         and sign * (metrics_of(observation)[view.goal.main.metric] - edge) >= 0
     ]
     return max(worth, key=lambda found: found[:2])[2] if worth else None
+
+
+def sure_speedup(observation: Observation) -> float:
+    """What a measured trial is sure to give: the lower end of its speedup's interval."""
+    found = metrics_of(observation)
+    return found.get("speedup_low", found["speedup"])
 
 
 def live_metrics(view: SweepView) -> dict[str, float]:

@@ -68,13 +68,25 @@ def check_existing(uri: str) -> None:
 
 def shown(uri: str) -> str:
     """A URI without its password."""
-    return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", uri)
+    return re.sub(r"://([^:/@\s]*):[^\s/]*@", r"://\1:***@", uri)
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message without passwords, at most 300 characters."""
     lines = str(error).strip().splitlines()
     return shown(lines[0][:300]) if lines else type(error).__name__
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn what a store answers badly inside into an AutopruneError that names it."""
+    try:
+        yield
+    except MlflowException as error:
+        raise AutopruneError(
+            f"the MLflow store at {shown(uri)} failed ({first_line(error)}); mend it, then run "
+            "the same command again"
+        ) from error
 
 
 def artifact_root(uri: str) -> str | None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from mlflow import MlflowClient
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.tracking.connection import check_existing
+from autoprune.orchestration.tracking.connection import answering, check_existing
 from autoprune.orchestration.tracking.runs import find_sweep_run
 
 HOST = "127.0.0.1"
@@ -28,7 +28,8 @@ def sweep_page(uri: str, experiment: str, sweep_id: str) -> str:
     Raises AutopruneError where the store does not answer or has no such run.
     """
     check_existing(uri)
-    run = find_sweep_run(MlflowClient(tracking_uri=uri), experiment, sweep_id)
+    with answering(uri):
+        run = find_sweep_run(MlflowClient(tracking_uri=uri), experiment, sweep_id)
     if run is None:
         raise AutopruneError(
             f"sweep {sweep_id} is not in the MLflow store; it ran with tracking=none, or to "

@@ -17,6 +17,7 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -131,6 +132,22 @@ def _upload(client: MlflowClient, run_id: str, path: Path, tags: dict[str, str])
     ]
     client.log_batch(run_id, metrics)
     return str(model.model_id)
+
+
+def prove_ready(
+    client: MlflowClient, model_id: str, network: nn.Module, *, example: Inputs
+) -> None:
+    """Fetch a logged model and compare what it predicts with the network's own outputs.
+
+    Raises ServingError where they differ.
+    """
+    served = OneTensor(copy.deepcopy(network).cpu().eval(), example)
+    with tempfile.TemporaryDirectory() as folder:
+        found = client.get_logged_model(model_id)
+        path = download_artifacts(
+            artifact_uri=found.artifact_location, dst_path=folder, tracking_uri=client.tracking_uri
+        )
+        _prove(served, Path(path), example)
 
 
 def ready_model(client: MlflowClient, run_id: str) -> str | None:

@@ -156,7 +156,7 @@ class MlflowTracker:
         rest = f"; and {more} more" if more > 0 else ""
         return (
             f"{len(self._unwritten)} writes to {shown(self.uri)} could not be made: {some}{rest}. "
-            "The journal has everything: autoprune resume writes them."
+            "The journal has everything: a resume writes them."
         )
 
     @property
