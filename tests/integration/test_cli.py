@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
@@ -232,6 +233,27 @@ def test_a_finished_sweep_goes_on_with_a_larger_budget(run: Run) -> None:
     assert "4 of 4 trials done, 0 under way" in run("status")
 
 
+def test_a_resume_lifts_a_limit(run: Run) -> None:
+    run("sweep", *SMALL)
+    out = run("resume", "budget.trials=null", "budget.wall_minutes=0.0001")
+    assert "3 finished" in out
+    assert "3 trials done, 0 under way" in run("status")
+
+
+def test_a_resume_from_elsewhere_goes_on_in_the_sweeps_own_store(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("sweep", *SMALL, "tracking=mlflow")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run("resume", f"output={tmp_path / 'outputs'}", "budget.trials=4")
+    assert not list(elsewhere.iterdir())
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "tiny")
+    assert len(client.search_runs([experiment.experiment_id])) == 5
+
+
 def test_sweeps_that_are_not_there(run: Run, outputs: Path) -> None:
     for command in ("status", "resume", "promote", "dashboard", "rollback"):
         assert "no sweep in" in run(command, code=2)
@@ -260,7 +282,7 @@ def test_a_store_that_is_not_there_is_not_made(run: Run, outputs: Path) -> None:
 def test_a_sweep_that_was_not_tracked_cannot_be_promoted(run: Run, outputs: Path) -> None:
     before = sorted(outputs.iterdir())
     message = run("promote", f"output={outputs}", code=2)
-    assert "was not tracked (tracking=none)" in message
+    assert "was not tracked, so it has no runs" in message
     assert sorted(outputs.iterdir()) == before
 
 

@@ -212,6 +212,42 @@ def test_a_searcher_is_tried_before_the_baseline_is_trained(refused: Refused) ->
     assert "'population_size'" in refused("sweep", *SMALL, options)
 
 
+UNEXPORTABLE = """
+import torch
+from torch import nn
+
+class Special(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        hidden = self.body(x.flatten(1)).relu()
+        return self.head(torch.special.i1e(hidden))
+"""
+
+
+def test_criterion_and_runtime_are_tried_before_the_baseline_is_trained(
+    refused: Refused, tmp_path: Path
+) -> None:
+    message = refused("sweep", *SMALL, "importance=bn_scale", "baseline.fit.epochs=100000")
+    assert "criterion 'bn_scale' reads the scales of batch norms and" in message
+    (tmp_path / "special.py").write_text(UNEXPORTABLE)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "special.yaml").write_text("_target_: special.Special")
+    small = [word for word in SMALL if not word.startswith("model")]
+    words = [*small, "model=special", "meter=onnxruntime", "baseline.fit.epochs=100000"]
+    message = refused("sweep", "--config-dir", ".", *words)
+    assert "'prims.bessel_i1e' has no ONNX form" in message
+    assert "choose the runtime eager" in message
+
+
+def test_more_gpus_than_there_are(refused: Refused) -> None:
+    words = [word for word in SMALL if not word.startswith("executor")]
+    message = refused("sweep", *words, "executor.slots=2", "executor.gpus=64")
+    assert "2 trials at a time ask for 2 CPUs and 128 GPUs, there are" in message
+
+
 def test_places_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file is here")
     for output in ("taken", "taken/below", "/proc/outputs"):

@@ -22,6 +22,7 @@ from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder, view_of
 from autoprune.orchestration.promotion.registry import EVIDENCE, VERDICT
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.tracking.runs import find_run
+from autoprune.orchestration.tracking.serving import ready_model
 from autoprune.orchestration.view import SweepView
 
 MODULE = """
@@ -182,6 +183,46 @@ def test_challenger_champion_previous_and_back(
     assert main(["rollback", f"output={shop.output}", "name=m"]) == 0
     assert (shop.trial("champion", "m"), shop.trial("previous", "m")) == (middle, fast)
     assert "m: version 1 is champion again, 3 is previous" in capsys.readouterr().out
+
+
+def test_a_champion_that_wins_is_replaced_where_that_is_asked(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow, fast = shop.members[0], shop.members[-1]
+    for number in (fast, slow):
+        words = (f"select.trial={number}", "gate.max_test_drop=1")
+        assert shop.promote("name=r", *words) == 0
+    assert shop.trial("champion", "r") == fast
+    assert shop.promote("name=r", *words, "replace=true") == 0
+    assert (shop.trial("champion", "r"), shop.trial("previous", "r")) == (slow, fast)
+    assert "champion (as was asked; neither clearly faster" in capsys.readouterr().out
+
+
+def test_a_model_in_the_store_that_is_not_the_proved_one_is_not_registered(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number, other = shop.members[0], shop.members[-1]
+    for trial in (number, other):
+        assert shop.promote("name=swapped", f"select.trial={trial}", "gate.max_test_drop=1") == 0
+    kept, strange = (served_file(shop, trial) for trial in (number, other))
+    sound = kept.read_bytes()
+    kept.write_bytes(strange.read_bytes())
+    try:
+        assert shop.promote("name=swap", f"select.trial={number}", "gate.max_test_drop=1") == 2
+    finally:
+        kept.write_bytes(sound)
+    assert "differs from the network by" in capsys.readouterr().err
+    with pytest.raises(MlflowException, match="not found"):
+        shop.client.get_model_version_by_alias("swap", "champion")
+
+
+def served_file(shop: Shop, number: int) -> Path:
+    """The exported program of a trial in the store."""
+    model_id = ready_model(shop.client, find_run(shop.client, shop.view, number))
+    assert model_id is not None
+    place = shop.client.get_logged_model(model_id).artifact_location
+    (file,) = Path(place.removeprefix("file://")).rglob("*.pt2")
+    return file
 
 
 def test_a_member_below_the_gate_moves_nothing_and_leaves_its_evidence(

@@ -57,6 +57,12 @@ def test_it_comes_back_as_it_was_written(path: Path) -> None:
     assert read_journal(path).events == written
 
 
+def test_nobody_else_reads_it(path: Path) -> None:
+    # the address of a tracking store may hold a password
+    Journal.create(path, HEADER).close()
+    assert path.stat().st_mode & 0o077 == 0
+
+
 def test_the_last_budget_counts(path: Path) -> None:
     header = {**HEADER, "budget": {"trials": 3}}
     with Journal.create(path, header) as journal:

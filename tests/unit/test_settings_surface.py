@@ -7,6 +7,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.session import make_plan
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, config_folder, plain
@@ -81,16 +82,23 @@ def test_every_experiment_can_be_planned(experiment: str) -> None:
     ]
     + [
         "executor=ray",
-        "executor=cluster",
         "tracking=mlflow",
         "tracking=none",
         "task=classification",
     ],
 )
 def test_every_option_builds(override: str) -> None:
-    small = ["model=mlp", "model.width=16", "model.image_side=8", "data.side=8"]
-    config = compose_config("plan", [*small, override])
+    mlp = ["model=mlp", "model.width=16", "model.image_side=8", "data.side=8"]
+    vgg = ["model.depth=8", "model.width=8"]
+    config = compose_config("plan", [*(vgg if "bn_scale" in override else mlp), override])
     assert make_plan(build_request(plain(config))).space.axes
+
+
+def test_a_cluster_is_asked_for_by_one_word() -> None:
+    # a plan would ask the cluster how many trials fit
+    executor = build_request(plain(compose_config("plan", ["executor=cluster"]))).executor
+    assert isinstance(executor, TuneExecutor)
+    assert executor.address == "auto"
 
 
 if __name__ == "__main__":
