@@ -10,7 +10,7 @@ from rich.console import Console
 from autoprune.orchestration.folders import JOURNAL_FILE, find_sweep
 from autoprune.orchestration.record import Record, read_journal
 
-DONE, GAVE_UP, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BROKE_OFF, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass(frozen=True)

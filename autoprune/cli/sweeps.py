@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cli.again import config_of, request_of
-from autoprune.cli.call import DONE, GAVE_UP, INTERRUPTED, Call, say, stderr
+from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
+from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Launched, launch
 from autoprune.orchestration.reports.console import ConsoleWatcher, count, short, show_front
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared
-from autoprune.orchestration.sweep import SweepStoppedError
 from autoprune.settings.build import build_request, tracking_of
 
 
@@ -49,9 +49,12 @@ def _run(
             ),
             on_prepared=lambda prepared: _show_prepared(call, prepared),
         )
-    except SweepStoppedError as error:
-        say(stderr(), [f"autoprune: {error}"])
-        return GAVE_UP
+    except AutopruneError as error:
+        if watcher.started is None:
+            raise
+        hint = watcher.started.command("resume")
+        say(stderr(), [f"autoprune: {error}", f"autoprune: once that is mended, `{hint}` goes on"])
+        return BROKE_OFF
     except KeyboardInterrupt:
         if watcher.started is None:
             raise

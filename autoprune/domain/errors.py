@@ -19,6 +19,12 @@ class FaultsError(AutopruneError):
         return (type(self), (list(self.faults),))
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first line of an error's message, `most` characters at most; its type without one."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
 def unknown(what: str, name: object, choices: Iterable[str]) -> AutopruneError:
     """The error for a `name` that is none of `choices`: lists them, the near miss first.
 

@@ -18,6 +18,11 @@ class Direction(StrEnum):
     MAX = "max"
     MIN = "min"
 
+    @property
+    def sign(self) -> float:
+        """1 where more is better, else -1: of `sign * value` more is always better."""
+        return 1.0 if self is Direction.MAX else -1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -36,7 +41,7 @@ class Metric:
         distance = self.tolerance
         if distance is None:
             distance = DEFAULT_TOLERANCE * abs(baseline)
-        return baseline - distance if self.direction is Direction.MAX else baseline + distance
+        return baseline - self.direction.sign * distance
 
 
 COST_METRICS = {

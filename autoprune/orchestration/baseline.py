@@ -16,11 +16,11 @@ from mlflow.exceptions import MlflowException
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.objective import Direction, Metric
+from autoprune.domain.objective import Metric
 from autoprune.domain.protocols import StepGuard
 from autoprune.evaluation import portable
 from autoprune.orchestration.artifacts import RECIPE_FILE, WEIGHTS_FILE, read_weights, write_weights
-from autoprune.orchestration.tracking.connection import check_existing, first_line
+from autoprune.orchestration.tracking.connection import check_existing, complaint
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks.protocol import Task
@@ -128,9 +128,8 @@ def rising(history: tuple[float, ...], metric: Metric) -> bool:
     """
     if len(history) < 5:
         return False
-    sign = 1.0 if metric.direction is Direction.MAX else -1.0
     tail = max(1, len(history) // 5)
-    values = [sign * value for value in history]
+    values = [metric.direction.sign * value for value in history]
     margin = 0.1 * abs(history[-1] - metric.edge(history[-1]))
     return max(values[-tail:]) - max(values[:-tail]) > margin
 
@@ -210,7 +209,7 @@ def _download(uri: str, store: str | None) -> Path:
         found = download_artifacts(artifact_uri=uri, tracking_uri=store, registry_uri=store)
     except (MlflowException, OSError) as error:
         raise AutopruneError(
-            f"checkpoint {uri} cannot be fetched ({first_line(error)}); set tracking.uri to the "
+            f"checkpoint {uri} cannot be fetched ({complaint(error)}); set tracking.uri to the "
             "store that has it"
         ) from error
     return Path(found)

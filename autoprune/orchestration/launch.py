@@ -16,7 +16,7 @@ from autoprune.orchestration.folders import check_writable, trial_folder
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
-from autoprune.orchestration.tracking.connection import check, first_line, missing_file, shown
+from autoprune.orchestration.tracking.connection import check, complaint, missing_file, shown
 from autoprune.orchestration.tracking.provenance import gather
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.tracking.tracker import MlflowTracker
@@ -121,5 +121,5 @@ def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) 
             # what one network of the architecture cannot do, none can
             return [*lost, f"the networks are not in MLflow: {error}"]
         except (MlflowException, AutopruneError, OSError, KeyError) as error:
-            lost.append(f"the network of trial {number} is not in MLflow: {first_line(error)}")
+            lost.append(f"the network of trial {number} is not in MLflow: {complaint(error)}")
     return lost

@@ -76,7 +76,8 @@ def read_journal(path: Path) -> Record:
             "delete its folder and start the sweep again"
         )
     torn = f"{path}: line {len(lines) + 1} was torn by a crash ({len(rest)} bytes)"
-    header, ledger, budget = None, Ledger(), {}
+    header, ledger = None, Ledger()
+    budget: Mapping[str, Any] = {}
     for number, line in enumerate(lines, start=1):
         try:
             record = decode(line)
@@ -84,7 +85,7 @@ def read_journal(path: Path) -> Record:
                 header = facts_of(record)
                 budget = budget_of(header)
             elif record.get("event") == "budget":
-                budget = budget_of(record)
+                budget = _changed_budget(record)
             else:
                 ledger.take(_event(record))
         except FaultError as fault:
@@ -207,9 +208,14 @@ def facts_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return facts
 
 
-def budget_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The budget that a line gives, limits by name. Raises FaultError where it is none."""
-    budget = record.get("budget", {})
+def budget_of(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The budget that a sweep began with, limits by name; empty where its facts have none."""
+    budget = facts.get("budget")
+    return budget if isinstance(budget, dict) else {}
+
+
+def _changed_budget(record: Mapping[str, Any]) -> dict[str, Any]:
+    budget = record.get("budget")
     if not isinstance(budget, dict):
         raise FaultError(f"its budget is no object but {budget!r}")
     return budget

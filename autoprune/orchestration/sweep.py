@@ -68,7 +68,7 @@ class Watcher(Protocol):
 
 
 class SweepStoppedError(AutopruneError):
-    """The sweep gave up because every trial so far failed of one cause."""
+    """The sweep gave up: several trials failed of one cause before any came through."""
 
 
 class Sweep:

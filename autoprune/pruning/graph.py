@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from autoprune.domain.errors import first_line
 from autoprune.domain.space import Group
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.checks import Refused, Relation, sort_relations
@@ -74,7 +75,8 @@ def trace(model: nn.Module, example: Inputs, *, time_limit_s: float = 60.0) -> D
     except TimeLimitError:
         raise GraphError(
             f"the dependency graph of {type(model).__name__} was not built within "
-            f"{time_limit_s:g} s; raise the time limit or prune a smaller part of the network"
+            f"{time_limit_s:g} s; raise the time limit (space.graph_limit_s) or "
+            "prune a smaller part of the network"
         ) from None
 
 
@@ -85,7 +87,7 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
     try:
         work = copy.deepcopy(model).eval()
     except Exception as error:
-        raise GraphError(f"the network cannot be copied: {_first_line(error)}") from error
+        raise GraphError(f"the network cannot be copied: {first_line(error)}") from error
     for parameter in work.parameters():
         # Torch-Pruning 1.6.1 sees nothing of what is frozen, without a word.
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
@@ -138,7 +140,7 @@ def _forward_order(model: nn.Module, inputs: Inputs) -> list[str]:
         where = f"in layer {running[-1]!r}" if running and running[-1] else "in its forward"
         raise GraphError(
             f"{type(model).__name__} fails on the example input of shape {_shapes(inputs)} "
-            f"{where}: {type(error).__name__}: {_first_line(error)}; "
+            f"{where}: {type(error).__name__}: {first_line(error)}; "
             "give an example input that the network accepts"
         ) from error
     finally:
@@ -197,7 +199,7 @@ def _graph(model: nn.Module, inputs: Inputs) -> Iterator[Any]:
     except Exception as error:
         raise GraphError(
             f"the dependency graph of {type(model).__name__} cannot be built: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     try:
         yield graph
@@ -265,7 +267,3 @@ def _shapes(inputs: Inputs) -> str:
     if isinstance(inputs, tuple):
         return str([tuple(x.shape) for x in inputs])
     return str(tuple(inputs.shape))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

@@ -84,6 +84,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         task=task,
         goal=goal,
         output=Path(config["output"]).resolve(),
+        graph_limit_s=config["space"]["graph_limit_s"],
         seed=config["seed"],
         gate=gate,
         device=executor["device"],

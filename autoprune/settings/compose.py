@@ -15,7 +15,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.errors import AutopruneError, FaultsError, first_line
 from autoprune.settings.schema import COMMANDS, register
 
 MANY = 12
@@ -172,12 +172,6 @@ def choose(wanted: str, options: Sequence[str]) -> str:
     return (
         f"did you mean {near[0]!r}?" if near else "there is nothing like it (`--cfg job` shows all)"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _flat_keys(config: DictConfig) -> list[str]:

@@ -46,6 +46,7 @@ def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:
 def space_of(config: Mapping[str, Any], *, default_step: int) -> SpaceRequest:
     """How far which groups may shrink; `default_step` where the config sets none."""
     faults = Faults()
+    faults.of(lambda: check_ranges("space", config, {"graph_limit_s": POSITIVE}))
     step = default_step if config["step"] is None else config["step"]
     bounds = faults.of(lambda: Bounds("*", config["min_kept"], config["max_kept"], step))
     overrides = [faults.of(partial(Bounds, **override)) for override in config["overrides"]]

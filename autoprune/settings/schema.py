@@ -45,11 +45,15 @@ class BoundsConfig:
 
 @dataclass
 class SpaceConfig:
-    """Which groups may shrink, how far, and in which steps (null: 1 on CPU, 8 on CUDA)."""
+    """Which groups may shrink, how far, and in which steps (null: 1 on CPU, 8 on CUDA).
+
+    `graph_limit_s` bounds how long finding the groups may take.
+    """
 
     min_kept: float = 0.1
     max_kept: float = 1.0
     step: int | None = None
+    graph_limit_s: float = 60.0
     exclude: list[str] = field(default_factory=list)
     overrides: list[BoundsConfig] = field(default_factory=list)
 

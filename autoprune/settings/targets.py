@@ -12,8 +12,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from autoprune.domain.errors import AutopruneError, FaultsError
-from autoprune.settings.compose import choose, first_line
+from autoprune.domain.errors import AutopruneError, FaultsError, first_line
+from autoprune.settings.compose import choose
 
 
 def build_target(section: str, config: Mapping[str, Any], *, partial: bool = False) -> Any:

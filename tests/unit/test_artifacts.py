@@ -15,9 +15,9 @@ from autoprune.orchestration.artifacts import (
     WEIGHTS_FILE,
     load,
     read_outputs,
-    replace_text,
     save_snapshot,
 )
+from autoprune.orchestration.folders import replace_text
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import prepare
 from autoprune.pruning.recover import FitPlan, fit

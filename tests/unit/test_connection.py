@@ -4,7 +4,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.tracking.connection import answering, first_line, shown
+from autoprune.orchestration.tracking.connection import answering, complaint, shown
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from autoprune.orchestration.tracking.connection import answering, first_line, s
 )
 def test_a_password_is_not_shown(uri: str, expected: str) -> None:
     assert shown(uri) == expected
-    assert first_line(ValueError(f"no answer from {uri} at all")) == (
+    assert complaint(ValueError(f"no answer from {uri} at all")) == (
         f"no answer from {expected} at all"
     )
 

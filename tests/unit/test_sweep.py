@@ -37,6 +37,7 @@ HEADER = {
     "space": SPACE.to_json(),
     "baseline": {"accuracy": 0.98},
     "budget": {"trials": None},
+    "config": None,
     "slots": 1,
     "output": "",
     "baseline_digest": "",
@@ -363,10 +364,10 @@ def test_a_command_names_the_output_folder_where_it_is_not_the_default():
 
 
 def test_a_trial_that_fits_nowhere_is_refused_before_ray_starts():
-    with pytest.raises(AutopruneError, match=r"asks for 1000 CPUs and 0 GPUs, there are"):
+    with pytest.raises(AutopruneError, match=r"1 trials at a time ask for 1000 CPUs and 0 GPUs, there are"):
         TuneExecutor(cpus=1000).slots  # noqa: B018
     if torch.cuda.device_count() == 0:
-        with pytest.raises(AutopruneError, match=r"1 GPUs, there are \d+ and 0"):
+        with pytest.raises(AutopruneError, match=r"and 1 GPUs, there are \d+ and 0"):
             TuneExecutor(gpus=1).slots  # noqa: B018
     assert TuneExecutor().slots >= 1
     assert not ray.is_initialized()

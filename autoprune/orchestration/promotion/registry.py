@@ -85,8 +85,7 @@ def judge(challenger: Evidence, champion: Evidence | None) -> Verdict:
                 f"not comparable: {name} {new}, the champion's is {old}; replace=true takes its "
                 "place all the same",
             )
-    sign = 1.0 if challenger.direction is Direction.MAX else -1.0
-    gain = sign * (challenger.value - champion.value)
+    gain = challenger.direction.sign * (challenger.value - champion.value)
     told = (
         f"{challenger.metric} {challenger.value:.4g} against {champion.value:.4g}, speedup "
         f"{challenger.speedup:.3g} ({challenger.speedup_low:.3g} to {challenger.speedup_high:.3g}) "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.objective import Direction, Metric
+from autoprune.domain.objective import Metric
 from autoprune.domain.trial import Failure, Measurement, Observation
 from autoprune.orchestration.reports.pareto import sure_speedup
 from autoprune.orchestration.view import SweepView
@@ -88,8 +88,7 @@ def knee(view: SweepView) -> Observation:
 
 def drop(metric: Metric, baseline: Mapping[str, float], found: Mapping[str, float]) -> float:
     """How much worse `found` is than `baseline` by a metric, in its own unit."""
-    sign = 1.0 if metric.direction is Direction.MAX else -1.0
-    return sign * (baseline[metric.name] - found[metric.name])
+    return metric.direction.sign * (baseline[metric.name] - found[metric.name])
 
 
 def _fits(view: SweepView, member: Observation, selection: Selection) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from autoprune.domain.trial import Failure, Measurement
+from autoprune.orchestration.reports.console import short
 from autoprune.orchestration.reports.dashboard_figures import front_figure
 from autoprune.orchestration.reports.dashboard_panels import (
     heat_figure,
@@ -80,7 +81,7 @@ def _baseline_detail(view: SweepView) -> str:
     baseline = view.baseline
     parts = [view.goal.main.metric]
     parts += [f"{baseline['latency_ms']:.3g} ms"] if "latency_ms" in baseline else []
-    parts += [f"{_count(baseline['macs'])} MACs"] if "macs" in baseline else []
+    parts += [f"{short(baseline['macs'])} MACs"] if "macs" in baseline else []
     return ", ".join(parts)
 
 
@@ -137,13 +138,6 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _count(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
 
 
 _EMPTY = '<p class="empty">No trial has joined the front yet.</p>'

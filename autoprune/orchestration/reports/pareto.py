@@ -5,7 +5,6 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from autoprune.domain.objective import Direction
 from autoprune.domain.trial import Failure, Measurement, Observation
 from autoprune.orchestration.view import SweepView, state_of
 
@@ -84,7 +83,7 @@ def note_markdown(view: SweepView, promote_command: str) -> str:
 
 def fastest_worth_having(view: SweepView) -> Observation | None:
     """The front's fastest member whose main metric is within the goal's reference, if any."""
-    edge, sign = view.goal.reference[0], _sign(view.goal.main.direction)
+    edge, sign = view.goal.reference[0], view.goal.main.direction.sign
     worth = [
         (sure_speedup(observation), -observation.trial.number, observation)
         for observation in view.front.members
@@ -175,10 +174,6 @@ def _spread(members: tuple[Observation, ...], most: int) -> list[Observation]:
     if len(members) <= most:
         return list(members)
     return [members[round(i * (len(members) - 1) / (most - 1))] for i in range(most)]
-
-
-def _sign(direction: Direction) -> float:
-    return 1.0 if direction is Direction.MAX else -1.0
 
 
 def _text(value: float | None) -> str:

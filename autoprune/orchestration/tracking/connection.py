@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, first_line
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE = "sqlite:///"
@@ -44,7 +44,7 @@ def check(uri: str, *, timeout_s: float = 5.0) -> None:
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except (MlflowException, OSError, SQLAlchemyError, ValueError, ImportError) as error:
         raise AutopruneError(
-            f"no MLflow store answers at {shown(uri)} ({first_line(error)}); "
+            f"no MLflow store answers at {shown(uri)} ({complaint(error)}); "
             "start the server or set tracking.uri"
         ) from error
 
@@ -71,10 +71,9 @@ def shown(uri: str) -> str:
     return re.sub(r"://([^:/@\s]*):[^\s/]*@", r"://\1:***@", uri)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message without passwords, at most 300 characters."""
-    lines = str(error).strip().splitlines()
-    return shown(lines[0][:300]) if lines else type(error).__name__
+def complaint(error: BaseException) -> str:
+    """The first line of a store's error, without passwords."""
+    return shown(first_line(error))
 
 
 @contextmanager
@@ -84,7 +83,7 @@ def answering(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise AutopruneError(
-            f"the MLflow store at {shown(uri)} failed ({first_line(error)}); mend it, then run "
+            f"the MLflow store at {shown(uri)} failed ({complaint(error)}); mend it, then run "
             "the same command again"
         ) from error
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.tracking.connection import first_line
+from autoprune.orchestration.tracking.connection import complaint
 from autoprune.orchestration.tracking.entries import now_ms
 from autoprune.tasks.protocol import Inputs, forward
 
@@ -96,7 +96,7 @@ def log_model(
             raise
         except Exception as error:  # whatever torch.export cannot follow
             raise ServingError(
-                f"the network cannot be exported for serving: {first_line(error)}; "
+                f"the network cannot be exported for serving: {complaint(error)}; "
                 "make its forward traceable by torch.export with a free batch size"
             ) from error
         return _upload(client, run_id, path, dict(tags or {}))

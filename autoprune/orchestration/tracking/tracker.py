@@ -7,18 +7,16 @@ and a resume writes whatever is missing.
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Observation, Stage, Trial
-from autoprune.orchestration.sweep import Watcher
 from autoprune.orchestration.tracking.connection import (
     artifact_root,
     check,
-    first_line,
+    complaint,
     short_requests,
     shown,
     transient,
@@ -30,20 +28,6 @@ from autoprune.orchestration.tracking.writer import Retry, Writer
 from autoprune.orchestration.view import SweepView
 
 REQUEST_S = 30.0
-
-
-class Tracker(Watcher, Protocol):
-    """A watcher that records the sweep where people look at it."""
-
-    @property
-    def run_ids(self) -> Mapping[int, str]:
-        """The run of every trial, as far as they are known."""
-        ...
-
-    @property
-    def unwritten(self) -> tuple[str, ...]:
-        """What could not be written, known once the sweep has finished."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +164,7 @@ def _opened_runs(client: MlflowClient, view: SweepView, uri: str) -> SweepRuns:
     except MlflowException as error:
         raise AutopruneError(
             f"the MLflow store at {shown(uri)} takes no run of experiment {view.experiment!r} "
-            f"({first_line(error)}); check its permissions or choose another tracking.uri"
+            f"({complaint(error)}); check its permissions or choose another tracking.uri"
         ) from error
 
 
