@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow test-gpu check format clean
 
 demo: $(STAMP)  ## a whole sweep on this machine: about five minutes
 	$(BIN)/autoprune sweep experiment=digits_vgg
@@ -15,6 +15,9 @@ test: $(STAMP)  ## every test that fits in fifteen minutes on two cores
 
 test-slow: $(STAMP)  ## the tests that do not
 	$(PYTEST) -m "slow"
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(PYTEST) -m "gpu"
 
 check: $(STAMP)  ## the gate: lint, format, types, import layers
 	$(BIN)/ruff check .

@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from autoprune.cli import main
+from tests.programs import CHROMIUM, needs_chromium
 from tests.tiny import REPOSITORY, WORDS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_S = 120
 COMMAND = "import sys; from autoprune.cli import main; sys.exit(main())"
 
@@ -99,9 +99,7 @@ def opens_the_run(address: str, sweep_id: str) -> None:
         browser.close()
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="the dashboard's tests need Chromium: apt-get install chromium"
-)
+@needs_chromium
 def test_the_address_opens_the_sweep_and_ctrl_c_ends_all(
     output: Path, started: Dashboard, tmp_path: Path
 ) -> None:

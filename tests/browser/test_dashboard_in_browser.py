@@ -1,7 +1,6 @@
 """The dashboard inside a real MLflow server's artifact page, drawn by a real browser."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,11 @@ from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import place_of
 from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
 from autoprune.orchestration.view import SweepView
+from tests.programs import CHROMIUM, needs_chromium
 from tests.servers import MlflowServer
 from tests.sweeps import ACCURACY, PERPLEXITY, Quality, make_sweep
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="the dashboard's tests need Chromium: apt-get install chromium"
-)
+pytestmark = needs_chromium
 WAIT_MS = 60_000
 PICTURES = os.environ.get("AUTOPRUNE_TEST_PICTURES")
 
