@@ -24,6 +24,7 @@ from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.tracking.runs import find_run
 from autoprune.orchestration.tracking.serving import ready_model
 from autoprune.orchestration.view import SweepView
+from tests.tiny import REPOSITORY
 
 MODULE = """
 from torch import nn
@@ -164,6 +165,22 @@ def predict(shop: Shop, model: str, folder: Path) -> None:
     command = [sys.executable, "-I", "-S", "-c", PREDICT, site, shop.uri, model, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_champion_is_served_where_only_mlflow_and_torch_are_installed(
+    shop: Shop, tmp_path: Path
+) -> None:
+    assert shop.promote("name=elsewhere", "select.max_accuracy_drop=1") == 0
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "-c", REPOSITORY / "constraints.txt"]
+    subprocess.run([*install, "mlflow", "torch"], check=True)
+    place = str(tmp_path)
+    command = [python, "-I", "-c", PREDICT, place, shop.uri, "models:/elsewhere@champion", place]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [np.load(tmp_path / f"{size}.npy").shape for size in (1, 7)] == [(1, 10), (7, 10)]
 
 
 def test_challenger_champion_previous_and_back(
