@@ -29,7 +29,11 @@ class Task(Protocol):
         ...
 
     def batches(self, split: Split, *, seed: int | None = None) -> Iterable[Any]:
-        """One pass over a split, on the CPU; `seed` shuffles (and augments), None keeps order."""
+        """One pass over a split, on the CPU; `seed` shuffles (and augments), None keeps order.
+
+        The learning rate follows its schedule step by step through a pass that has a length
+        (`collections.abc.Sized`), and changes by whole epochs where it has none.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:

@@ -62,8 +62,8 @@ def searched(output: Path, model: nn.Module, **changes: Any) -> autoprune.Front:
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
     model = small_net(dropout=0.0)
-    history = autoprune.train(model, Blobs(), autoprune.FitPlan(epochs=6, lr=0.05))
-    assert len(history) == 6
+    history = autoprune.train(model, Blobs(), autoprune.FitPlan(epochs=12, lr=0.05))
+    assert len(history) == 12
     assert history[-1] > 0.9
     return model
 
