@@ -63,7 +63,7 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS: Options = {
-    "recovery": FitPlan(epochs=4),
+    "recovery": FitPlan(epochs=8),
     "criterion": "l1",
     "min_kept": 0.1,
     "step": None,
@@ -102,7 +102,7 @@ def search(
     is. Raises AutopruneError for what cannot be searched. The options, and what they are where
     they are left out:
 
-    - `recovery` (``FitPlan(epochs=4)``): how each pruned network heals; `criterion` (``"l1"``,
+    - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; `criterion` (``"l1"``,
       or l2, bn_scale, taylor, random) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
