@@ -32,6 +32,7 @@ from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.first import FIRST, uniform_first
 from autoprune.searchers.named import searcher_named
 from autoprune.settings.build import CUDA_STEP, default_uri
+from autoprune.settings.parts import named_recovery
 from autoprune.tasks.protocol import Task
 
 __all__ = ["FitPlan", "Front", "Member", "Options", "load", "search", "train"]
@@ -171,7 +172,7 @@ def _request(
         ),
         goal=GoalRequest(chosen["objectives"], chosen["constraints"]),
         criteria={chosen["criterion"]: criterion_of(chosen["criterion"])},
-        recoveries={"finetune": chosen["recovery"]},
+        recoveries=named_recovery(chosen["recovery"]),
         gate=gate,
         device=device,
         code_paths=code_paths,
