@@ -106,10 +106,10 @@ class _Run:
             fit_state = None
         else:
             recipe, speedup, fit_state = self.resume.recipe, self.resume.speedup, self.resume.fit
-            model = rebuild(recipe, self.resume.state_dict, model=self.context.model)
-            model = model.to(self.context.device)
             if fit_state is None:
                 return self._measurement(speedup)
+            model = rebuild(recipe, self.resume.state_dict, model=self.context.model)
+            model = model.to(self.context.device)
         yield from self._recover(model, recipe, speedup, fit_state)
         with self._timed(Stage.EVALUATE):
             self._learn(self._evaluate(model))
