@@ -26,6 +26,7 @@ from autoprune.measurement.runtimes import Inference, check_threads, frozen_copy
 from autoprune.tasks.protocol import Inputs, forward, move
 
 _CPU = "CPUExecutionProvider"
+_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _NOISY_LOGGERS = ("torch", "torch.onnx", "torch.fx.experimental", "onnxscript", "onnx_ir")
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
@@ -62,8 +63,12 @@ class OnnxRuntime:
 
     @property
     def device(self) -> str:
-        """Where the first provider runs."""
-        return "cpu" if self.providers[0] == _CPU else "cuda:0"
+        """Where the first provider runs: CUDA's and TensorRT's on ``cuda:0``, any other on ``cpu``.
+
+        Some of the others drive a device that torch has no name for (OpenVINO's, CoreML's): a
+        time of theirs goes by the name of the CPU beside it.
+        """
+        return "cuda:0" if self.providers[0] in _CUDA else "cpu"
 
     def prepare(self, model: nn.Module, example: Inputs) -> Inference:
         """Export a copy of `model`, load it, and compare its outputs with eager PyTorch.

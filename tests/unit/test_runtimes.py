@@ -98,9 +98,22 @@ def test_no_provider_is_refused():
 
 def test_a_provider_that_is_not_there_is_refused_with_those_that_are():
     runtime = OnnxRuntime(providers=("NoSuchProvider",))
-    assert runtime.device == "cuda:0"
     with pytest.raises(AutopruneError, match=r"NoSuchProvider.*'CPUExecutionProvider'.*choose"):
         runtime.prepare(nn.Linear(1, 1), torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("provider", "device"),
+    [
+        ("CPUExecutionProvider", "cpu"),
+        ("CUDAExecutionProvider", "cuda:0"),
+        ("TensorrtExecutionProvider", "cuda:0"),
+        ("OpenVINOExecutionProvider", "cpu"),
+        ("CoreMLExecutionProvider", "cpu"),
+    ],
+)
+def test_only_nvidias_providers_run_on_cuda(provider, device):
+    assert OnnxRuntime(providers=(provider, "CPUExecutionProvider")).device == device
 
 
 def failure(model: nn.Module) -> TrialError:
