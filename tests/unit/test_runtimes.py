@@ -9,7 +9,8 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import Device
-from autoprune.measurement.onnx_runtime import OnnxRuntime, relative_difference
+from autoprune.measurement.difference import relative_difference
+from autoprune.measurement.onnx_runtime import OnnxRuntime
 from autoprune.measurement.runtimes import EagerRuntime, frozen_copy, torch_threads
 
 
@@ -163,6 +164,8 @@ def test_a_program_that_onnx_runtime_cannot_load_fails_the_trial():
         ([[True]], [[False]], np.inf),
         ([[2]], [[4]], 0.5),
         ([[]], [[]], 0.0),
+        ([], [], 0.0),
+        ([[100.0], [2.0]], [[100.0], [1.0]], 1.0),
     ],
 )
 def test_the_difference_of_outputs(found, expected, difference):
