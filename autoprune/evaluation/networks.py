@@ -5,8 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from autoprune.pruning.verify import tensors_of
-from autoprune.tasks.protocol import Task, forward
+from autoprune.tasks.protocol import Task, forward, tensors_of
 
 
 def portable(model: nn.Module) -> nn.Module:
