@@ -33,6 +33,7 @@ from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.first import FIRST, uniform_first
 from autoprune.searchers.named import searcher_named
 from autoprune.settings.build import CUDA_STEP, default_uri
+from autoprune.settings.parts import named_recovery
 from autoprune.tasks.protocol import Task
 
 __all__ = ["FitPlan", "Front", "Member", "Options", "load", "search", "train"]
@@ -64,7 +65,7 @@ class Options(TypedDict, total=False):
 
 
 DEFAULTS: Options = {
-    "recovery": FitPlan(epochs=4),
+    "recovery": FitPlan(epochs=8),
     "criterion": "l1",
     "min_kept": 0.1,
     "step": None,
@@ -103,7 +104,7 @@ def search(
     is. Raises AutopruneError for what cannot be searched. The options, and what they are where
     they are left out:
 
-    - `recovery` (``FitPlan(epochs=4)``): how each pruned network heals; `criterion` (``"l1"``,
+    - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; `criterion` (``"l1"``,
       or l2, bn_scale, taylor, random) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
@@ -175,7 +176,7 @@ def _request(
         ),
         goal=GoalRequest(chosen["objectives"], chosen["constraints"]),
         criteria={chosen["criterion"]: criterion_of(chosen["criterion"])},
-        recoveries={"finetune": chosen["recovery"]},
+        recoveries=named_recovery(chosen["recovery"]),
         gate=gate,
         device=device,
         code_paths=code_paths,

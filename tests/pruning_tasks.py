@@ -1,6 +1,6 @@
 """A small classification task for the tests of pruning: four blobs in an image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,12 +23,12 @@ class Blobs:
         for x, y in zip(self.x, self.y, strict=True):
             x[:, 2 * int(y // 2) :, 2 * int(y % 2) :] += 2
 
-    def batches(self, split: str, *, seed: int | None = None) -> Iterator[Any]:
+    def batches(self, split: str, *, seed: int | None = None) -> list[Any]:
         del split  # they are all alike
         order = torch.arange(len(self.x))
         if seed is not None:
             order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
-        return iter([(self.x[i], self.y[i]) for i in order.split(16) if len(i)])
+        return [(self.x[i], self.y[i]) for i in order.split(16) if len(i)]
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         x, y = move(batch, device_of(model))

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.protocols import StepGuard
-from autoprune.pruning.verify import tensors_of
-from autoprune.tasks.protocol import Task, forward
+from autoprune.tasks.protocol import Task, forward, tensors_of
 
 
 def portable(model: nn.Module) -> nn.Module:

@@ -27,6 +27,7 @@ from autoprune.domain.trial import (
 from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.measurement.cost import costs
+from autoprune.measurement.runtimes import torch_threads
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import Scoring
 from autoprune.pruning.recipe import Recipe, rebuild
@@ -64,7 +65,8 @@ def trial_steps(
     run = _Run(trial, context, resume)
     stages = run.stages()
     outcome: Measurement | Failure
-    with _threads(context.threads):
+    # Ray sets OMP_NUM_THREADS once for a worker, which then serves trials of other sizes
+    with torch_threads(context.threads):
         while True:
             try:
                 progress = next(stages)
@@ -106,10 +108,10 @@ class _Run:
             fit_state = None
         else:
             recipe, speedup, fit_state = self.resume.recipe, self.resume.speedup, self.resume.fit
-            model = rebuild(recipe, self.resume.state_dict, model=self.context.model)
-            model = model.to(self.context.device)
             if fit_state is None:
                 return self._measurement(speedup)
+            model = rebuild(recipe, self.resume.state_dict, model=self.context.model)
+            model = model.to(self.context.device)
         yield from self._recover(model, recipe, speedup, fit_state)
         with self._timed(Stage.EVALUATE):
             self._learn(self._evaluate(model))
@@ -258,14 +260,3 @@ def failure_of(error: Exception, stage: Stage) -> Failure:
     if exhausted or "can't allocate memory" in text or "not enough memory" in text:
         return Failure(stage, Cause.OUT_OF_MEMORY, text)
     return Failure(stage, Cause.ERROR, text)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    # Ray sets OMP_NUM_THREADS once for a worker, which then serves trials of other sizes
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

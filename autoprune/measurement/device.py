@@ -30,14 +30,15 @@ class Device:
     def of(cls, place: str, library: str) -> Self:
         """The device at `place` (``cpu``, ``cuda:0``) of this machine."""
         device = torch.device(place)
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
         return cls(name, _cores(), _governor(), library)
 
     def __str__(self) -> str:
         return f"{self.name}, {self.cores} cores, governor {self.governor}, {self.library}"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name; Linux tells it only in /proc/cpuinfo."""
     if _CPUINFO.exists():
         for line in _CPUINFO.read_text().splitlines():
             if line.startswith("model name"):

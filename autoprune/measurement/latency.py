@@ -19,7 +19,7 @@ from autoprune.measurement.device import Device
 from autoprune.measurement.estimate import RatioEstimate, estimate_ratio
 from autoprune.measurement.quiet import Gate
 from autoprune.measurement.runtimes import Inference, Runtime, torch_threads
-from autoprune.tasks.protocol import Inputs
+from autoprune.tasks.protocol import Inputs, map_inputs
 
 _FEWEST_PAIRS = 3
 _WINDOW = 5
@@ -224,15 +224,8 @@ class _Pair:
 
 def repeated(example: Inputs, batch_size: int) -> Inputs:
     """An example of batch size 1 as a batch of `batch_size`."""
-    if isinstance(example, dict):
-        return {name: _repeat(tensor, batch_size) for name, tensor in example.items()}
-    if isinstance(example, tuple):
-        return tuple(_repeat(tensor, batch_size) for tensor in example)
-    return _repeat(example, batch_size)
-
-
-def _repeat(tensor: torch.Tensor, batch_size: int) -> torch.Tensor:
-    return tensor.repeat(batch_size, *(1 for _ in tensor.shape[1:]))
+    batch: Inputs = map_inputs(lambda x: x.repeat(batch_size, *(1 for _ in x.shape[1:])), example)
+    return batch
 
 
 _PREPARED: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Inference]]" = (

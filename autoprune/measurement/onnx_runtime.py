@@ -22,10 +22,12 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, TrialError
+from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.runtimes import Inference, check_threads, frozen_copy
 from autoprune.tasks.protocol import Inputs, forward, move
 
 _CPU = "CPUExecutionProvider"
+_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _NOISY_LOGGERS = ("torch", "torch.onnx", "torch.fx.experimental", "onnxscript", "onnx_ir")
 _EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
@@ -62,8 +64,12 @@ class OnnxRuntime:
 
     @property
     def device(self) -> str:
-        """Where the first provider runs."""
-        return "cpu" if self.providers[0] == _CPU else "cuda:0"
+        """Where the first provider runs: CUDA's and TensorRT's on ``cuda:0``, any other on ``cpu``.
+
+        Some of the others drive a device that torch has no name for (OpenVINO's, CoreML's): a
+        time of theirs goes by the name of the CPU beside it.
+        """
+        return "cuda:0" if self.providers[0] in _CUDA else "cpu"
 
     def prepare(self, model: nn.Module, example: Inputs) -> Inference:
         """Export a copy of `model`, load it, and compare its outputs with eager PyTorch.
@@ -127,26 +133,6 @@ class OnnxRuntime:
         for pool in ("intra_op", "inter_op"):
             options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
         return options
-
-
-def relative_difference(found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> float:
-    """The largest difference between outputs as a part of the largest expected output.
-
-    Infinite where the number of outputs, a shape, or the places of NaN differ.
-    """
-    if [a.shape for a in found] != [b.shape for b in expected]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(found, expected, strict=True):
-        same = np.isclose(a, b, rtol=0.0, atol=0.0, equal_nan=True)
-        if same.all():
-            continue
-        scale = float(np.abs(b).max())
-        gap = np.subtract(a, b, dtype=np.result_type(a, b, np.float64))
-        difference = float(np.abs(np.where(same, 0.0, gap)).max())
-        ratio = difference / scale if scale > 0.0 else float("inf")
-        worst = max(worst, ratio if np.isfinite(ratio) else float("inf"))
-    return worst
 
 
 def _require_extra() -> None:

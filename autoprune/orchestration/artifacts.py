@@ -100,7 +100,8 @@ def _read_snapshot(folder: Path) -> Snapshot:
     fit_file = folder / FIT_FILE
     fit = None
     if fit_file.is_file():
-        fit = FitState.from_plain(torch.load(fit_file, weights_only=True))
+        # on the CPU, wherever it trained: the optimizer takes it to where its weights are
+        fit = FitState.from_plain(torch.load(fit_file, map_location="cpu", weights_only=True))
     return Snapshot(
         Recipe.from_json(facts["recipe"]),
         read_weights(folder / WEIGHTS_FILE),

@@ -175,9 +175,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _torch_state(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".pt2":
-        return dict(torch.export.load(path).state_dict)
     try:
+        if path.suffix == ".pt2":
+            return dict(torch.export.load(path).state_dict)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what the zip, the pickle or the file gave it
         raise AutopruneError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterable
 from contextlib import closing, nullcontext
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,14 +14,9 @@ from autoprune.tasks.protocol import Split, Task, device_of
 
 
 def evaluate(
-    model: nn.Module,
-    task: Task,
-    split: Split,
-    *,
-    step_guard: StepGuard = nullcontext,
-    limit: int | None = None,
+    model: nn.Module, task: Task, split: Split, *, step_guard: StepGuard = nullcontext
 ) -> dict[str, float]:
-    """The task's metrics over a split, or over its first `limit` batches.
+    """The task's metrics over a split.
 
     In evaluation mode, without gradients, each batch inside `step_guard()`; the network's modes
     and the global random numbers are as before afterwards. Raises AutopruneError for a task that
@@ -33,7 +27,7 @@ def evaluate(
         mode(model, training=False),
         own_rng(0, device_of(model)),
         torch.no_grad(),
-        closing(_guarded(islice(task.batches(split), limit), step_guard)) as batches,
+        closing(_guarded(task.batches(split), step_guard)) as batches,
     ):
         found = task.evaluate(model, batches)
     missing = [metric.name for metric in task.metrics if metric.name not in found]

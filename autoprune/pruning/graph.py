@@ -27,8 +27,8 @@ from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import LAYERS, width
 from autoprune.pruning.isolation import own_rng
 from autoprune.pruning.limit import TimeLimitError, run_limited
-from autoprune.pruning.verify import Verifier, tensors_of
-from autoprune.tasks.protocol import Inputs, device_of, forward, move
+from autoprune.pruning.verify import Verifier
+from autoprune.tasks.protocol import Inputs, device_of, forward, map_inputs, move, tensors_of
 
 ROOTS = (_ConvNd, nn.Linear)
 
@@ -137,9 +137,10 @@ def _forward_order(model: nn.Module, inputs: Inputs) -> list[str]:
         with torch.no_grad():
             forward(model, inputs)
     except Exception as error:
+        shapes = map_inputs(lambda tensor: tuple(tensor.shape), inputs)
         where = f"in layer {running[-1]!r}" if running and running[-1] else "in its forward"
         raise GraphError(
-            f"{type(model).__name__} fails on the example input of shape {_shapes(inputs)} "
+            f"{type(model).__name__} fails on the example input of shape {shapes} "
             f"{where}: {type(error).__name__}: {first_line(error)}; "
             "give an example input that the network accepts"
         ) from error
@@ -259,11 +260,3 @@ def _prove(
         refused += [Refused(c.group.name, f"together with others: {together}") for c in proved]
         proved = []
     return proved, refused
-
-
-def _shapes(inputs: Inputs) -> str:
-    if isinstance(inputs, dict):
-        return str({name: tuple(x.shape) for name, x in inputs.items()})
-    if isinstance(inputs, tuple):
-        return str([tuple(x.shape) for x in inputs])
-    return str(tuple(inputs.shape))

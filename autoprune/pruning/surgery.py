@@ -17,8 +17,7 @@ from autoprune.pruning.graph import Dependencies, GraphError, trace
 from autoprune.pruning.importance import Criterion, Scoring, criterion_of, score
 from autoprune.pruning.isolation import mode, own_rng
 from autoprune.pruning.recipe import Recipe
-from autoprune.pruning.verify import tensors_of
-from autoprune.tasks.protocol import Inputs, device_of, forward, move
+from autoprune.tasks.protocol import Inputs, device_of, forward, move, tensors_of
 
 
 @dataclass(frozen=True)

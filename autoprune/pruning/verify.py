@@ -6,9 +6,8 @@ in which nothing reads the units is compared with the network from which they ar
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +15,13 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autoprune.domain.errors import first_line
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.cuts import Indices, apply_cuts, silence_inputs
 from autoprune.pruning.isolation import own_rng
-from autoprune.tasks.protocol import Inputs, device_of, forward
+from autoprune.tasks.protocol import Inputs, device_of, forward, map_inputs, tensors_of
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-
-
-def tensors_of(output: Any) -> list[torch.Tensor]:
-    """Every tensor in nested tuples, lists and mappings, in order."""
-    if isinstance(output, torch.Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, (tuple, list)):
-        return [tensor for part in output for tensor in tensors_of(part)]
-    return []
 
 
 class Verifier:
@@ -83,8 +72,7 @@ class Verifier:
             apply_cuts(pruned, cuts)
             found = self._run(pruned)
         except Exception as error:
-            message = (str(error).splitlines() or [""])[0]
-            return f"the network does not run without some of its units ({message[:160]})"
+            return f"the network does not run without some of its units ({first_line(error, 160)})"
         expected = self._run(silent)
         if [o.shape for o in found] != [o.shape for o in expected]:
             return "its units are part of the network's output"
@@ -139,9 +127,8 @@ def _noisy(inputs: Inputs, dtype: torch.dtype) -> Inputs:
         noise = torch.randn(x.shape, generator=generator, dtype=dtype)
         return x.to(dtype) + 0.5 * noise.to(x.device)
 
-    if isinstance(inputs, dict):
-        return {name: change(x) for name, x in inputs.items()}
-    return tuple(map(change, inputs)) if isinstance(inputs, tuple) else change(inputs)
+    noisy: Inputs = map_inputs(change, inputs)
+    return noisy
 
 
 @torch.no_grad()

@@ -30,7 +30,12 @@ def fit_plan(section: str, config: Mapping[str, Any]) -> FitPlan:
 
 def recoveries_of(config: Mapping[str, Any]) -> dict[str, FitPlan]:
     """The recoveries by the names that specs use."""
-    return {"finetune": fit_plan("recovery.fit", config["fit"])}
+    return named_recovery(fit_plan("recovery.fit", config["fit"]))
+
+
+def named_recovery(plan: FitPlan) -> dict[str, FitPlan]:
+    """The one recovery of a sweep by its name: ``finetune``, or ``none`` without an epoch."""
+    return {"finetune" if plan.epochs else "none": plan}
 
 
 def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:

@@ -74,23 +74,13 @@ class Classification:
             Metric("loss", Direction.MIN),
         )
 
-    def batches(self, split: Split, *, seed: int | None = None) -> Iterator[Batch]:
+    def batches(self, split: Split, *, seed: int | None = None) -> "Pass":
         """One pass over a split; `seed` shuffles and, on train, augments.
 
         A shuffled pass leaves out a last batch of one sample: batch norm cannot train on it.
         """
         samples: TensorSplit = getattr(self.data, split)
-        generator = torch.Generator()
-        order, augment = torch.arange(len(samples)), "none"
-        if seed is not None:
-            order = torch.randperm(len(samples), generator=generator.manual_seed(seed))
-            augment = self.augment if split == "train" else "none"
-        for start in range(0, len(samples), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            if seed is not None and start > 0 and len(chosen) == 1:
-                return
-            images = _augmented(samples.inputs[chosen], augment, generator)
-            yield _scaled(images), samples.targets[chosen]
+        return Pass(samples, self.batch_size, self.augment if split == "train" else "none", seed)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The batch's mean cross-entropy with smoothed labels."""
@@ -122,6 +112,39 @@ class Classification:
     def example(self) -> torch.Tensor:
         """The first image of train, as the network receives it: float32[1, ...]."""
         return _scaled(self.data.train.inputs[:1].clone())
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over a split: its length is the number of batches, and each iteration is the same.
+
+    `seed` None keeps the order and augments nothing.
+    """
+
+    samples: TensorSplit
+    batch_size: int
+    augment: Augment
+    seed: int | None
+
+    def __len__(self) -> int:
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = torch.Generator()
+        order, augment = torch.arange(len(self.samples)), "none"
+        if self.seed is not None:
+            generator.manual_seed(self.seed)
+            order = torch.randperm(len(self.samples), generator=generator)
+            augment = self.augment
+        for start in self._starts():
+            chosen = order[start : start + self.batch_size]
+            images = _augmented(self.samples.inputs[chosen], augment, generator)
+            yield _scaled(images), self.samples.targets[chosen]
+
+    def _starts(self) -> range:
+        count = len(self.samples)
+        alone = self.seed is not None and count > 1 and count % self.batch_size == 1
+        return range(0, count - 1 if alone else count, self.batch_size)
 
 
 def wilson(correct: int, samples: int) -> tuple[float, float]:

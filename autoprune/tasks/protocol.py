@@ -5,7 +5,7 @@ what the network's forward takes: a tensor, a tuple of positional tensors, or a 
 tensors, always with the batch as first axis.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -29,7 +29,11 @@ class Task(Protocol):
         ...
 
     def batches(self, split: Split, *, seed: int | None = None) -> Iterable[Any]:
-        """One pass over a split, on the CPU; `seed` shuffles (and augments), None keeps order."""
+        """One pass over a split, on the CPU; `seed` shuffles (and augments), None keeps order.
+
+        The learning rate follows its schedule step by step through a pass that has a length
+        (`collections.abc.Sized`), and changes by whole epochs where it has none.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
@@ -66,14 +70,30 @@ def forward(model: nn.Module, inputs: Inputs) -> Any:
     return model(inputs)
 
 
+def tensors_of(output: Any) -> list[torch.Tensor]:
+    """Every tensor in nested tuples, lists and mappings, in order."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        return [tensor for part in output for tensor in tensors_of(part)]
+    return []
+
+
 def move(inputs: Any, device: torch.device | str) -> Any:
     """Every tensor in nested tuples, lists and dicts, on `device`."""
+    return map_inputs(lambda tensor: tensor.to(device, non_blocking=True), inputs)
+
+
+def map_inputs(change: Callable[[torch.Tensor], Any], inputs: Any) -> Any:
+    """The same nested tuples, lists and dicts, with what `change` makes of every tensor."""
     if isinstance(inputs, torch.Tensor):
-        return inputs.to(device, non_blocking=True)
+        return change(inputs)
     if isinstance(inputs, dict):
-        return {key: move(value, device) for key, value in inputs.items()}
+        return {key: map_inputs(change, value) for key, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return type(inputs)(move(value, device) for value in inputs)
+        return type(inputs)(map_inputs(change, value) for value in inputs)
     return inputs
 
 

@@ -22,26 +22,14 @@ import torch
 from torch import nn
 
 from autoprune.domain.objective import Direction
-from autoprune.tasks import Split, Task, forward, move
+from autoprune.tasks import Split, Task, forward, move, tensors_of
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-def tensors(batch: Any) -> Iterator[torch.Tensor]:
-    """Every tensor inside a batch."""
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, dict):
-        for value in batch.values():
-            yield from tensors(value)
-    elif isinstance(batch, (tuple, list)):
-        for value in batch:
-            yield from tensors(value)
-
-
 def same(one: list[Any], other: list[Any]) -> bool:
     """Whether two passes hold the same tensors in the same order."""
-    left, right = list(tensors(one)), list(tensors(other))
+    left, right = tensors_of(one), tensors_of(other)
     return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
@@ -81,7 +69,7 @@ class TaskContract:
         self, task: Task, model: nn.Module
     ) -> None:
         example = task.example()
-        assert all(len(part) == 1 and part.device.type == "cpu" for part in tensors(example))
+        assert all(len(part) == 1 and part.device.type == "cpu" for part in tensors_of(example))
         with torch.no_grad():
             forward(model.eval(), move(example, "cpu"))
 
@@ -89,7 +77,7 @@ class TaskContract:
     def test_every_split_has_batches_on_the_cpu(self, task: Task, split: Split) -> None:
         batches = list(task.batches(split))
         assert batches
-        assert all(part.device.type == "cpu" for part in tensors(batches))
+        assert all(part.device.type == "cpu" for part in tensors_of(batches))
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_a_pass_without_seed_is_always_the_same(self, task: Task, split: Split) -> None:

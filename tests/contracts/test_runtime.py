@@ -8,7 +8,7 @@ from torch import nn
 
 from autoprune.measurement.onnx_runtime import OnnxRuntime
 from autoprune.measurement.runtimes import EagerRuntime, Runtime
-from autoprune.tasks.protocol import Inputs, forward
+from autoprune.tasks.protocol import Inputs, forward, map_inputs
 from tests.contracts.runtime_contract import RuntimeContract
 
 
@@ -23,21 +23,13 @@ class DoublePrecision:
 
     def prepare(self, model: nn.Module, example: Inputs) -> Callable[[], object]:
         ready = copy.deepcopy(model).eval().double()
-        inputs = _double(example)
+        inputs = map_inputs(torch.Tensor.double, example)
 
         def infer() -> object:
             with torch.no_grad():
                 return forward(ready, inputs)
 
         return infer
-
-
-def _double(example: Inputs) -> Inputs:
-    if isinstance(example, dict):
-        return {name: tensor.double() for name, tensor in example.items()}
-    if isinstance(example, tuple):
-        return tuple(tensor.double() for tensor in example)
-    return example.double()
 
 
 class TestEager(RuntimeContract):

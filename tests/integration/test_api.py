@@ -62,8 +62,8 @@ def searched(output: Path, model: nn.Module, **changes: Any) -> autoprune.Front:
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
     model = small_net(dropout=0.0)
-    history = autoprune.train(model, Blobs(), autoprune.FitPlan(epochs=6, lr=0.05))
-    assert len(history) == 6
+    history = autoprune.train(model, Blobs(), autoprune.FitPlan(epochs=12, lr=0.05))
+    assert len(history) == 12
     assert history[-1] > 0.9
     return model
 
@@ -73,20 +73,25 @@ def front(tmp_path_factory: pytest.TempPathFactory, trained: nn.Module) -> autop
     return searched(tmp_path_factory.mktemp("api"), trained)
 
 
-def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[SweepRequest] = []
+def asked(monkeypatch: pytest.MonkeyPatch, **options: Any) -> SweepRequest:
+    """What a search with `options` asks for; nothing is started."""
+    found: list[SweepRequest] = []
 
     class Enough(Exception):  # noqa: N818
         pass
 
     def launch(request: SweepRequest, *_: Any, **__: Any) -> None:
-        asked.append(request)
+        found.append(request)
         raise Enough
 
     monkeypatch.setattr("autoprune.api.launch", launch)
     with pytest.raises(Enough):
-        autoprune.search(small_net(), Blobs())
-    (own,), command = asked, build_request(plain(compose_config("sweep", [])))
+        autoprune.search(small_net(), Blobs(), **options)
+    return found[0]
+
+
+def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, command = asked(monkeypatch), build_request(plain(compose_config("sweep", [])))
     same = ("budget", "space", "limits", "recoveries", "meter", "gate", "device", "threads", "seed")
     for name in same:
         assert getattr(own, name) == getattr(command, name), name
@@ -94,6 +99,14 @@ def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPa
     assert list(own.criteria) == list(command.criteria)
     assert own.searcher.keywords["ratios"] == command.searcher.keywords["ratios"]  # type: ignore[attr-defined]
     assert own.executor.slots == command.executor.slots
+
+
+def test_recovery_has_the_same_name_at_both_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = autoprune.FitPlan(epochs=0)
+    command = build_request(plain(compose_config("sweep", ["recovery=none"])))
+    assert asked(monkeypatch, recovery=idle).recoveries == {"none": idle}
+    assert list(command.recoveries) == ["none"]
+    assert list(asked(monkeypatch).recoveries) == ["finetune"]
 
 
 def test_the_front_is_a_table_a_list_and_a_line(front: autoprune.Front) -> None:

@@ -94,6 +94,9 @@ def test_checkpoints_of_every_kind(tmp_path: Path, name: str) -> None:
 def broken(folder: Path) -> dict[str, Path]:
     """Checkpoints that are none, by what is wrong with them."""
     paths = {name: folder / name for name in ("gone.pt", "text.pt", "text.safetensors")}
+    paths["cut.pt2"] = folder / "cut.pt2"
+    torch.export.save(torch.export.export(nn.Linear(2, 3), (torch.ones(1, 2),)), paths["cut.pt2"])
+    paths["cut.pt2"].write_bytes(paths["cut.pt2"].read_bytes()[:-100])
     paths |= {name: folder / name for name in ("list.pt", "other.safetensors", "empty", "pruned")}
     paths["text.pt"].write_text("no weights")
     paths["text.safetensors"].write_text("no weights")
@@ -111,6 +114,7 @@ def broken(folder: Path) -> dict[str, Path]:
     [
         ("gone.pt", r"gone.pt does not exist; set baseline.checkpoint to a file"),
         ("text.pt", r"cannot be read as a state dict \(\w+\); save it with torch.save"),
+        ("cut.pt2", r"cannot be read as a state dict \(\w+\); save it with torch.save"),
         ("text.safetensors", r"is not a safetensors file"),
         ("list.pt", r"holds no state dict; save model.state_dict"),
         ("other.safetensors", r"not of this network: missing \['0.bias'.*unexpected \['bias'"),

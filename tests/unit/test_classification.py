@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from autoprune.data import Splits, TensorSplit, digits
 from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks import Classification
 from autoprune.tasks.classification import wilson
 
@@ -81,6 +82,36 @@ def test_a_shuffled_pass_leaves_out_a_last_batch_of_one() -> None:
     assert [len(labels) for _, labels in task.batches("train")] == [4, 4, 1]
     alone = Classification(splits_of(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)))
     assert [len(labels) for _, labels in alone.batches("train", seed=0)] == [1]
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.none() | st.integers(0, 9))
+def test_the_length_of_a_pass_is_the_number_of_its_batches(
+    samples: int, batch_size: int, seed: int | None
+) -> None:
+    labels = torch.arange(samples)
+    task = Classification(splits_of(torch.zeros(samples, 2), labels), batch_size=batch_size)
+    found = task.batches("train", seed=seed)
+    batches = [labels for _, labels in found]
+    assert len(found) == len(batches) > 0
+    left_out = samples - len(torch.cat(batches).unique())
+    assert left_out == (seed is not None and samples > batch_size > 1 == samples % batch_size)
+
+
+def test_a_pass_can_be_made_again(data: Splits) -> None:
+    found = Classification(data, augment="shift").batches("train", seed=2)
+    for (images, labels), (again, same) in zip(found, found, strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+
+
+def test_the_learning_rate_follows_its_schedule_by_steps() -> None:
+    samples = splits_of(torch.randn(40, 3), torch.arange(40) % 3)
+    task = Classification(samples, batch_size=4)
+    plan = FitPlan(epochs=4, lr=0.1, warmup_epochs=1.5)
+    rates = [epoch.lr for epoch in fit(nn.Linear(3, 3), task, plan, seed=0)]
+    assert rates[0] == pytest.approx(0.1 * 10 / 15)  # of ten steps, warming up for fifteen
+    assert 0.1 > rates[1] > rates[2] > rates[3]
+    assert 0 < rates[3] < 0.001
 
 
 def test_shifted_images_are_moved_copies_with_the_border_repeated() -> None:

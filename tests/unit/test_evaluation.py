@@ -132,6 +132,29 @@ def _last(folder: Any, number: int) -> Snapshot | None:
     return read_snapshot(trial_folder(folder, number))
 
 
+def test_a_trial_that_was_done_is_not_built_again(trial, context, tmp_path):
+    outcome = list(work(trial, context, tmp_path))[-1]
+    assert outcome.stage is Stage.EVALUATE
+    done = _last(tmp_path, trial.number)
+    assert done is not None
+    resumed = run_trial(trial, context, resume=replace(done, state_dict={})).outcome
+    assert isinstance(resumed, Measurement)
+    assert resumed.metrics == done.metrics
+
+
+def test_a_snapshot_that_a_gpu_wrote_is_read_on_the_cpu(trial, context, tmp_path, monkeypatch):
+    steps = work(trial, context, tmp_path)
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+    for _ in range(5):
+        next(steps)
+    steps.close()
+    snapshot = _last(tmp_path, trial.number)
+    assert snapshot is not None
+    assert snapshot.fit is not None
+    momenta = [state["momentum_buffer"] for state in snapshot.fit.optimizer["state"].values()]
+    assert {buffer.device.type for buffer in momenta} == {"cpu"}
+
+
 def test_a_damaged_snapshot_costs_its_epochs_and_not_the_trial(trial, context, tmp_path):
     steps = work(trial, context, tmp_path)
     for _ in range(6):

@@ -118,6 +118,18 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
     assert FitPlan(epochs=1, lr=1.0, warmup_epochs=3).lr_at(0.5, step=0.5) == pytest.approx(1 / 3)
 
 
+def test_a_pass_without_a_length_changes_the_rate_by_epochs():
+    class Unsized(Blobs):
+        def batches(self, split, *, seed=None):
+            return iter(super().batches(split, seed=seed))
+
+    plan = FitPlan(epochs=3, lr=1e-3, warmup_epochs=1)
+    stepped = [e.lr for e in fit(small_net(), TASK, plan, seed=0)]
+    whole = [e.lr for e in fit(small_net(), Unsized(), plan, seed=0)]
+    assert whole == [plan.lr_at(epoch, step=1) for epoch in range(3)]
+    assert stepped == [plan.lr_at(epoch + 2 / 3, step=1 / 3) for epoch in range(3)]
+
+
 def test_a_loss_that_is_not_a_number_says_where():
     class Poisoned(Blobs):
         def __init__(self) -> None:
@@ -228,7 +240,7 @@ def test_recalibration_needs_batches():
         recalibrate(small_net(), Blobs(samples=0), batches=1, seed=0)
 
 
-def test_evaluation_restores_the_mode_and_may_be_bounded():
+def test_evaluation_restores_the_mode_and_guards_every_batch():
     class Counting(Blobs):
         def evaluate(self, model, batches):
             assert not model.training
@@ -241,13 +253,11 @@ def test_evaluation_restores_the_mode_and_may_be_bounded():
 
     net, task, guard = small_net(), Counting(), Guard()
     net[1].eval()
-    found = evaluate(net, task, "val", step_guard=guard, limit=2)
+    found = evaluate(net, task, "val", step_guard=guard)
     assert found == {"accuracy": 0.5, "accuracy_low": pytest.approx(0.4)}
-    assert len(task.seen) == guard.entered == 2
+    assert len(task.seen) == guard.entered == 3
     assert net.training
     assert not net[1].training
-    evaluate(net, task, "val", step_guard=guard)
-    assert len(task.seen) == 3
 
 
 def test_evaluation_wants_every_metric():

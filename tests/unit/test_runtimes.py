@@ -9,7 +9,8 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import Device
-from autoprune.measurement.onnx_runtime import OnnxRuntime, relative_difference
+from autoprune.measurement.difference import relative_difference
+from autoprune.measurement.onnx_runtime import OnnxRuntime
 from autoprune.measurement.runtimes import EagerRuntime, frozen_copy, torch_threads
 
 
@@ -98,9 +99,22 @@ def test_no_provider_is_refused():
 
 def test_a_provider_that_is_not_there_is_refused_with_those_that_are():
     runtime = OnnxRuntime(providers=("NoSuchProvider",))
-    assert runtime.device == "cuda:0"
     with pytest.raises(AutopruneError, match=r"NoSuchProvider.*'CPUExecutionProvider'.*choose"):
         runtime.prepare(nn.Linear(1, 1), torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("provider", "device"),
+    [
+        ("CPUExecutionProvider", "cpu"),
+        ("CUDAExecutionProvider", "cuda:0"),
+        ("TensorrtExecutionProvider", "cuda:0"),
+        ("OpenVINOExecutionProvider", "cpu"),
+        ("CoreMLExecutionProvider", "cpu"),
+    ],
+)
+def test_only_nvidias_providers_run_on_cuda(provider, device):
+    assert OnnxRuntime(providers=(provider, "CPUExecutionProvider")).device == device
 
 
 def failure(model: nn.Module) -> TrialError:
@@ -150,6 +164,8 @@ def test_a_program_that_onnx_runtime_cannot_load_fails_the_trial():
         ([[True]], [[False]], np.inf),
         ([[2]], [[4]], 0.5),
         ([[]], [[]], 0.0),
+        ([], [], 0.0),
+        ([[100.0], [2.0]], [[100.0], [1.0]], 1.0),
     ],
 )
 def test_the_difference_of_outputs(found, expected, difference):

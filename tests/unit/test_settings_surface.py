@@ -73,6 +73,20 @@ def test_every_experiment_can_be_planned(experiment: str) -> None:
     assert make_plan(build_request(plain(config))).space.size > 100
 
 
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group in ("baseline", "recovery") for option in OPTIONS[group]],
+)
+def test_an_option_trains_as_it_says_in_every_experiment(
+    experiment: str, group: str, option: str
+) -> None:
+    chosen = f"{group}={option}"
+    alone = compose_config("plan", [chosen])
+    together = compose_config("plan", [f"experiment={experiment}", chosen])
+    assert together[group] == alone[group]
+
+
 @pytest.mark.parametrize(
     "override",
     [

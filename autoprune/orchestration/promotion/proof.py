@@ -25,6 +25,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import example_outputs
+from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.latency import SpeedMeter
 from autoprune.orchestration.artifacts import load, read_outputs
 from autoprune.pruning.accuracy import evaluate
@@ -51,9 +52,9 @@ class Subject:
 class Proof:
     """What a fresh process found.
 
-    `difference` is the largest absolute difference between the outputs saved with the network
-    and those of the rebuilt one, relative to the largest output (infinite where they cannot be
-    compared); `candidate` and `baseline` hold the task's metrics on the test split.
+    `difference` is the largest difference between the outputs saved with the network and those
+    of the rebuilt one, as a part of the largest entry (infinite where they cannot be compared);
+    `candidate` and `baseline` hold the task's metrics on the test split.
     """
 
     difference: float
@@ -90,20 +91,14 @@ def prove(subject: Subject) -> Proof:
 
 
 def difference(saved: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
-    """How far outputs are apart, relative to the largest saved one.
+    """How far outputs are apart, as `relative_difference` has it.
 
-    Infinite where their shapes differ, or where one holds a NaN or an infinity.
+    Infinite, too, where one holds a NaN or an infinity: equal ones prove nothing.
     """
-    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in found]:
+    if not all(tensor.isfinite().all() for tensor in (*saved, *found)):
         return math.inf
-    if not saved:
-        return 0.0
-    before, now = (torch.cat([t.double().flatten() for t in side]) for side in (saved, found))
-    if not (before.isfinite().all() and now.isfinite().all()):
-        return math.inf
-    scale = float(before.abs().max()) if before.numel() else 0.0
-    apart = float((before - now).abs().max()) if before.numel() else 0.0
-    return apart / scale if scale > 0 else apart
+    before, now = ([tensor.double().numpy() for tensor in side] for side in (saved, found))
+    return relative_difference(now, before)
 
 
 def prove_afresh(subject: Subject, *, code_paths: Sequence[str] = ()) -> Proof:

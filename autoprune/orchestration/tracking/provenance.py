@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from autoprune.measurement.device import cpu_model
+
 PACKAGES = (
     "autoprune",
     "torch",
@@ -81,18 +83,8 @@ def _hardware() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "system": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
-
-
-def _cpu_name() -> str:
-    """The processor's name; Linux tells it only in /proc/cpuinfo."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -27,7 +27,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.tracking.connection import complaint
 from autoprune.orchestration.tracking.entries import now_ms
-from autoprune.tasks.protocol import Inputs, forward
+from autoprune.tasks.protocol import Inputs, forward, tensors_of
 
 NAME = "model"
 EXPORT_BATCH = 2
@@ -161,16 +161,12 @@ def ready_model(client: MlflowClient, run_id: str) -> str | None:
 
 
 def _tensor(example: Inputs) -> torch.Tensor:
-    tensors = [example] if isinstance(example, torch.Tensor) else list(_values(example))
+    tensors = tensors_of(example)
     if len(tensors) != 1:
         raise ServingError(
             f"the network takes {len(tensors)} tensors; MLflow serves networks that take one"
         )
     return tensors[0].detach().cpu()
-
-
-def _values(example: dict[str, torch.Tensor] | tuple[torch.Tensor, ...]) -> Any:
-    return example.values() if isinstance(example, dict) else example
 
 
 def _batch(example: Inputs, size: int) -> NDArray[Any]:
