@@ -52,8 +52,7 @@ Commands:
 
 Exit codes:
   0    done
-  1    a sweep broke off (its trials all failed alike, the disk is full): the message says why,
-       `autoprune resume` goes on; or autoprune itself is at fault
+  1    a sweep broke off (`autoprune resume` goes on), or autoprune itself is at fault
   2    something to mend before anything was started
   3    a promotion whose proof failed; nothing was moved
   130  interrupted; `autoprune resume` goes on with a sweep that had begun
