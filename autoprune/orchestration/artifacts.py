@@ -1,6 +1,6 @@
 """Folders that hold a network without pickle: a recipe (JSON) and a safetensors state dict.
 
-A trial's folder holds at most a few of them: ``epoch-003`` and so on while it recovers, and
+A trial's folder holds at most a few of them: ``epoch-0003`` and so on while it recovers, and
 ``model`` once it is done. Each is written beside its place and renamed, so that what is there is
 whole.
 """

@@ -1,9 +1,12 @@
 """The import graph: layers point down only, and what each layer may know of others' libraries."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -47,9 +50,26 @@ def test_a_broken_contract_would_be_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "autoprune/domain").glob("*.py")), ids=str)
 def test_the_domain_imports_nothing_unlisted(path: Path) -> None:
     """The contract forbids by name; this allows by name, so that no library slips in."""
-    allowed = {*sys.stdlib_module_names, "numpy", "moocore", "autoprune"}
+    assert imported(path) <= {*sys.stdlib_module_names, "numpy", "moocore", "autoprune"}
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """A library that only comes with another one goes when that one drops it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = [*project["dependencies"], *extras["rl"], *extras["onnx"], *extras["hf"]]
+    declared = {re.match(r"[\w.-]+", line).group().lower() for line in listed}  # type: ignore[union-attr]
+    ours = {*sys.stdlib_module_names, "autoprune", "autoprune_agents"}
+    sources = [*(ROOT / "autoprune").rglob("*.py"), *(ROOT / "agents").rglob("*.py")]
+    found = set().union(*map(imported, sources)) - ours
+    owners = packages_distributions()
+    assert [n for n in found if not declared & {owner.lower() for owner in owners[n]}] == []
+
+
+def imported(path: Path) -> set[str]:
+    """The packages that a file imports, wherever in it."""
     tree = ast.parse(path.read_text())
-    imported = {
+    return {
         name.split(".")[0]
         for node in ast.walk(tree)
         for name in (
@@ -60,4 +80,3 @@ def test_the_domain_imports_nothing_unlisted(path: Path) -> None:
             else []
         )
     }
-    assert imported <= allowed

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
-import torch_pruning
 from torch import nn
 
 from autoprune.data import digits
+from autoprune.domain.space import PruningSpec
 from autoprune.models import mlp, vgg
+from autoprune.pruning.graph import trace
+from autoprune.pruning.surgery import prune
 from autoprune.tasks import Classification, Task
 from tests.contracts.task_contract import TaskContract, judge
 from tests.examples_tasks import (
@@ -99,11 +101,10 @@ class TestLanguageModel(TaskContract):
 )
 def test_the_examples_networks_can_be_pruned(model: nn.Module, task: Task) -> None:
     example = task.example()
-    expected = model(example).shape
-    graph = torch_pruning.DependencyGraph().build_dependency(model, example)
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d))][:-1]
-    for layer in layers:
-        prune = graph.get_pruner_of_module(layer).prune_out_channels
-        graph.get_pruning_group(layer, prune, idxs=[0, 3]).prune()
+    groups = trace(model, example).groups
+    assert {group.size for group in groups} == {16}
+    spec = PruningSpec.of({group.name: 14 for group in groups})
+    pruned = prune(model, example, spec).model
+    layers = [m for m in pruned.modules() if isinstance(m, (nn.Linear, nn.Conv1d))][:-1]
     assert [layer.weight.shape[0] for layer in layers] == [14] * len(layers)
-    assert model(example).shape == expected
+    assert pruned(example).shape == model(example).shape

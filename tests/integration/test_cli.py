@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
 from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.settings.compose import config_folder
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -96,9 +97,18 @@ def test_cfg_of_a_part_and_resolved(run: Run) -> None:
     assert "${" not in run("sweep", *words, "--resolve")
 
 
-@pytest.mark.parametrize("kind", ["defaults", "defaults-tree", "config", "searchpath", "plugins"])
-def test_info(run: Run, kind: str) -> None:
-    assert "digits" in run("plan", "--info", kind) or kind in ("searchpath", "plugins")
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("defaults", "| data/digits "),
+        ("defaults-tree", " data: digits\n"),
+        ("config", "in_channels: 1\n"),
+        ("searchpath", f"file://{config_folder()}"),
+        ("plugins", "BashCompletion\n"),
+    ],
+)
+def test_info(run: Run, kind: str, text: str) -> None:
+    assert text in run("plan", "--info", kind)
 
 
 def test_configs_of_the_users(run: Run, tmp_path: Path) -> None:
@@ -186,7 +196,7 @@ def test_a_plan_shows_groups_space_and_time_and_starts_nothing(run: Run, tmp_pat
     assert "hidden.0" in out
     assert "2 to 16" in out
     assert "space       2 groups, 225 specs" in out
-    assert "3 trials, 1 at a time, up to 4 epochs each" in out
+    assert "3 trials, 1 at a time, up to 8 epochs each" in out
     assert "time        about" in out
     assert "for the baseline (once)" in out
     assert "not pruned  head: its units are part of the network's output" in out

@@ -66,7 +66,8 @@ class Shop:
     def sweep(self) -> None:
         words = ["data.side=8", "baseline.fit.epochs=4", "recovery=none", "meter.max_s=0.2"]
         words += ["searcher=uniform", "budget.trials=4", "executor=inline", "meter.gate=false"]
-        words += ["name=shop", "model=shop", "space.min_kept=0.05", f"output={self.output}"]
+        words += ["name=shop", "model=shop", "space.min_kept=0.02", f"output={self.output}"]
+        words += ["+searcher.ratios=[0.5,0.3,0.15,0.08]"]
         assert main(["sweep", "--config-dir", "conf", *words]) == 0
         (journal,) = self.output.glob(f"*/{JOURNAL_FILE}")
         self.folder, self.view = journal.parent, view_of(read_journal(journal))
