@@ -13,9 +13,9 @@ from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.objective import Constraint
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Bounds
-from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import QuietNode
-from autoprune.measurement.runtimes import EagerRuntime, Runtime
+from autoprune.measurement.runtimes import Runtime, TorchRuntime
 from autoprune.orchestration.artifacts import load
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
     runtime: Runtime | None
-    batch_size: int
+    batch_sizes: Sequence[int]
     measure_s: float
     device: str
     slots: int | None
@@ -74,7 +74,7 @@ DEFAULTS: Options = {
     "constraints": (),
     "uniform_first": FIRST,
     "runtime": None,
-    "batch_size": 1,
+    "batch_sizes": (1,),
     "measure_s": 1.5,
     "device": "cpu",
     "slots": None,
@@ -110,7 +110,7 @@ def search(
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
       and `uniform_first`: equal ratios that are tried before the searcher proposes.
-    - `runtime` (PyTorch, on `device`) is what speed is measured on, at `batch_size` (1), for
+    - `runtime` (PyTorch, on `device`) is what speed is measured on, at `batch_sizes` ((1,)), for
       `measure_s` (1.5) seconds at most.
     - `slots`: trials at a time, in Ray (as many as the machine has cores, or the cluster at
       `address`); ``inline=True`` runs them one by one in this process.
@@ -156,7 +156,10 @@ def _request(
 ) -> SweepRequest:
     device, seed, step = chosen["device"], chosen["seed"], chosen["step"]
     gate = QuietNode()
-    settings = MeterSettings(batch_size=chosen["batch_size"], max_s=chosen["measure_s"], seed=seed)
+    settings = MeterSettings(
+        batch_sizes=tuple(chosen["batch_sizes"]), max_s=chosen["measure_s"], seed=seed
+    )
+    meter = PairedMeter(chosen["runtime"] or TorchRuntime(device=device), gate, settings)
     if step is None:
         step = CUDA_STEP if device.startswith("cuda") else 1
     # what a script imports lies beside it, what a notebook imports in the folder it works in
@@ -165,7 +168,7 @@ def _request(
         name=chosen["name"],
         model=model,
         task=task,
-        meter=PairedMeter(chosen["runtime"] or EagerRuntime(device=device), gate, settings),
+        meter=calibrated(meter, model, task),
         searcher=partial(uniform_first, inner=factory, ratios=tuple(chosen["uniform_first"])),
         executor=_executor(chosen, code_paths),
         budget=budget,

@@ -17,7 +17,7 @@ from torch import nn
 
 from autoprune.measurement.latency import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate
-from autoprune.measurement.runtimes import EagerRuntime
+from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import JOURNAL_FILE
@@ -53,7 +53,7 @@ WORDS = (
 def meter(max_s: float = 0.05) -> PairedMeter:
     """A real meter in a hurry."""
     settings = MeterSettings(max_s=max_s, warmup_s=0.01, min_pairs=3)
-    return PairedMeter(EagerRuntime(), NoGate(), settings)
+    return PairedMeter(TorchRuntime(), NoGate(), settings)
 
 
 def request(

@@ -44,15 +44,22 @@ class Metric:
         return baseline - self.direction.sign * distance
 
 
-COST_METRICS = {
-    "speedup": Direction.MAX,
-    "latency_ms": Direction.MIN,
+SIZE_METRICS = {
     "macs": Direction.MIN,
     "params": Direction.MIN,
     "size_mb": Direction.MIN,
     "peak_memory_mb": Direction.MIN,
 }
-"""What is measured of every model whatever its task, with the better direction."""
+"""What a model costs on paper whatever its task, with the better direction."""
+
+SPEED_METRICS = {
+    "speedup": Direction.MAX,
+    "latency_ms": Direction.MIN,
+    "throughput": Direction.MAX,
+}
+"""What is measured of its speed: the ratio, milliseconds a call, samples a second."""
+
+COST_METRICS = SIZE_METRICS | SPEED_METRICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +184,11 @@ def build_goal(
     *,
     constraints: Sequence[Constraint] = (),
     reference: Mapping[str, float] | None = None,
+    costs: Mapping[str, Direction] = COST_METRICS,
 ) -> Goal:
     """The goal over the metrics `names`; ``main`` stands for the task's first metric.
+
+    `costs` are the metrics besides the task's.
 
     The reference defaults to the metric's edge (`Metric.edge`) for the task's metrics, speedup 1,
     and the baseline's own value for every other cost. Raises AutopruneError for a metric that
@@ -190,8 +200,8 @@ def build_goal(
 
     def resolve(name: str) -> str:
         name = task_metrics[0].name if name == "main" else name
-        if name not in by_name and name not in COST_METRICS:
-            raise unknown("metric", name, ["main", *by_name, *COST_METRICS])
+        if name not in by_name and name not in costs:
+            raise unknown("metric", name, ["main", *by_name, *costs])
         return name
 
     wanted = [resolve(name) for name in names]
@@ -204,7 +214,7 @@ def build_goal(
     objectives, edges = [], []
     # a metric of the task comes first, by which drops are judged
     for name in sorted(wanted, key=lambda name: name not in by_name):
-        metric = by_name.get(name) or Metric(name, COST_METRICS[name], tolerance=0.0)
+        metric = by_name.get(name) or Metric(name, costs[name], tolerance=0.0)
         objectives.append(Objective(name, metric.direction))
         edges.append(given.pop(name) if name in given else _edge(metric, baseline))
     if given:
@@ -217,7 +227,7 @@ def build_goal(
 
 
 def _edge(metric: Metric, baseline: Mapping[str, float]) -> float:
-    if metric.name == "speedup":
+    if metric.name.startswith("speedup"):
         return 1.0
     if metric.name not in baseline:
         raise AutopruneError(

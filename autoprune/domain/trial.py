@@ -76,9 +76,13 @@ class Speedup:
     """A paired speed measurement of a candidate against the baseline beside it.
 
     `ratio` is the median of the pairwise time ratios baseline / candidate and [low, high] its
-    95% bootstrap interval; times are medians in milliseconds for one call at `batch_size`;
-    `noise` is the coefficient of variation of the pairwise ratios, `samples` the number of
-    pairs, and `settled` tells whether the interval became as narrow as was asked in time.
+    95% bootstrap interval; times are in milliseconds for one call at `batch_size`, medians and,
+    ending in `_p95_ms`, 95th percentiles; `noise` is the coefficient of variation of the pairwise
+    ratios and `samples` the number of pairs. Meanwhile other processes kept `others` cores busy,
+    the hypervisor took the share `steal` of the node's time, and the processor ran at
+    `frequency_mhz` (None where it does not tell). `settled` tells whether the interval became as
+    narrow as was asked, in time and on a node quiet enough. `further` holds the same pair at other
+    batch sizes.
     """
 
     ratio: float
@@ -93,6 +97,23 @@ class Speedup:
     batch_size: int = 1
     threads: int = 1
     settled: bool = True
+    baseline_p95_ms: float | None = None
+    candidate_p95_ms: float | None = None
+    others: float = 0.0
+    steal: float = 0.0
+    frequency_mhz: float | None = None
+    further: tuple["Speedup", ...] = ()
+
+    @property
+    def throughput(self) -> float:
+        """Samples a second of the candidate."""
+        return 1e3 * self.batch_size / self.candidate_ms
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a speedup from ``dataclasses.asdict``."""
+        further = tuple(cls.from_json(one) for one in data.get("further", ()))
+        return cls(**{**data, "further": further})
 
     def __post_init__(self) -> None:
         times = (self.ratio, self.low, self.high, self.baseline_ms, self.candidate_ms)
@@ -148,7 +169,7 @@ class Measurement:
         speedup = data["speedup"]
         return cls(
             dict(data["metrics"]),
-            None if speedup is None else Speedup(**speedup),
+            None if speedup is None else Speedup.from_json(speedup),
             data["stopped_by"],
             dict(data["seconds"]),
         )

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from autoprune.domain.objective import COST_METRICS
+from autoprune.domain.objective import SIZE_METRICS
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -27,7 +27,8 @@ from autoprune.domain.trial import (
 from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.measurement.cost import costs
-from autoprune.measurement.runtimes import torch_threads
+from autoprune.measurement.latency import speed_metrics
+from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import Scoring
 from autoprune.pruning.recipe import Recipe, rebuild
@@ -100,8 +101,9 @@ class _Run:
         """Every stage in order; returns the measurement."""
         if self.resume is None:
             model, recipe, speedup = yield from self._cheap_stages()
+            costs = {*SIZE_METRICS, *self.context.meter.metrics}
             broken = self.context.goal.broken(
-                {name: value for name, value in self.metrics.items() if name in COST_METRICS}
+                {name: value for name, value in self.metrics.items() if name in costs}
             )
             if broken is not None:
                 return self._measurement(speedup, stopped_by=str(broken))
@@ -155,14 +157,7 @@ class _Run:
         yield self._progress(Stage.RECALIBRATE)
         with self._timed(Stage.MEASURE):
             speedup = context.meter.measure(model, context.model, example)
-            self._learn(
-                {
-                    "speedup": speedup.ratio,
-                    "speedup_low": speedup.low,
-                    "speedup_high": speedup.high,
-                    "latency_ms": context.baseline_ms / speedup.ratio,
-                }
-            )
+            self._learn(speed_metrics(speedup, context.baseline_ms))
         yield self._progress(Stage.MEASURE)
         with self._timed(Stage.PROXY):
             proxy = self._evaluate(model)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.measurement.runtimes import frozen_copy
+from autoprune.measurement.runtimes.protocol import frozen_copy
 from autoprune.tasks.protocol import Inputs, forward
 
 MEGABYTE = 1e6

@@ -4,7 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_leaves
+
+
+def arrays_of(outputs: Any) -> list[NDArray[Any]]:
+    """Every tensor or array in nested outputs, as arrays on the CPU; bfloat16 becomes float32."""
+    leaves = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, (torch.Tensor, np.ndarray)))
+    return [_array(leaf) for leaf in leaves]
+
+
+def _array(leaf: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
+    if isinstance(leaf, torch.Tensor):
+        return (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).cpu().numpy()
+    return leaf
 
 
 def relative_difference(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float:

@@ -4,9 +4,10 @@ import gc
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +15,22 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Speedup
+from autoprune.domain.objective import SPEED_METRICS, Direction
+from autoprune.domain.trial import Cause, Speedup, TrialError
 from autoprune.measurement.device import Device
+from autoprune.measurement.difference import arrays_of, relative_difference
 from autoprune.measurement.estimate import RatioEstimate, estimate_ratio
+from autoprune.measurement.load import LoadWatch, NodeLoad, NodeWatch, average
 from autoprune.measurement.quiet import Gate
-from autoprune.measurement.runtimes import Inference, Runtime, torch_threads
-from autoprune.tasks.protocol import Inputs, map_inputs
+from autoprune.measurement.runtimes.protocol import (
+    Calibrates,
+    Inference,
+    Runtime,
+    SelfTimed,
+    frozen_copy,
+    torch_threads,
+)
+from autoprune.tasks.protocol import Inputs, Task, forward, map_inputs, move, network_inputs
 
 _FEWEST_PAIRS = 3
 _WINDOW = 5
@@ -28,6 +39,11 @@ _STEADY = 0.05
 
 class SpeedMeter(Protocol):
     """Measures how much faster one network is than another."""
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """The names of the metrics that a measurement gives (`speed_metrics`)."""
+        ...
 
     def check(self, model: nn.Module, example: Inputs) -> None:
         """Raise what `measure` would raise of a network that cannot be measured."""
@@ -44,13 +60,15 @@ class MeterSettings:
 
     A round ends when half the interval is at most `half_width` of the ratio after at least
     `min_pairs`, or at `max_pairs`, or after `max_s` seconds of measuring. It is done again, at
-    most `repeats` times, while the noise is above `noise_limit`. Others are kept waiting for
-    about `slice_s` (and `warmup_s` at the start of a round) at a stretch; networks slower than
-    that hold them for two pairs, three at the start. A sample lasts at least `sample_s`; faster
-    networks are called several times in it.
+    most `repeats` times, while the noise is above `noise_limit`, other processes keep more than
+    `others_limit` cores busy, or the hypervisor takes more than the share `steal_limit`; the
+    quietest round counts. Others are kept waiting for about `slice_s` (and `warmup_s` at the start
+    of a round) at a stretch; networks slower than that hold them for two pairs, three at the
+    start. A sample lasts at least `sample_s`; faster networks are called several times in it. Of
+    several `batch_sizes` the first gives the speedup, each takes a measurement of its own.
     """
 
-    batch_size: int = 1
+    batch_sizes: tuple[int, ...] = (1,)
     half_width: float = 0.02
     min_pairs: int = 30
     max_pairs: int = 1000
@@ -59,16 +77,25 @@ class MeterSettings:
     slice_s: float = 0.25
     sample_s: float = 0.001
     noise_limit: float = 0.5
+    others_limit: float = 0.5
+    steal_limit: float = 0.05
     repeats: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            open_at_zero = field.name in ("warmup_s", "repeats", "seed")
+            if field.name == "batch_sizes":
+                continue
+            open_at_zero = field.name in ("warmup_s", "repeats", "seed", "steal_limit")
             if not math.isfinite(value) or value < 0 or (value == 0 and not open_at_zero):
                 least = "0 or more" if open_at_zero else "more than 0"
                 raise AutopruneError(f"meter setting {field.name} is {value}; choose {least}")
+        sizes = self.batch_sizes
+        if not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise AutopruneError(
+                f"meter setting batch_sizes is {list(sizes)}; name each size once, from 1 up"
+            )
         if not _FEWEST_PAIRS <= self.min_pairs <= self.max_pairs:
             raise AutopruneError(
                 f"meter settings min_pairs {self.min_pairs} and max_pairs {self.max_pairs}; "
@@ -80,58 +107,81 @@ class MeterSettings:
 class PairedMeter:
     """A SpeedMeter that times baseline and candidate in alternation, in random order.
 
-    Same process, same threads, same runtime. The candidate is prepared (copied, exported)
-    outside the gate for every measurement; the baseline once a process for as long as it lives.
-    `clock` counts seconds and never goes back.
+    Same process, same threads, same runtime. The candidate is prepared (copied, exported) for
+    every measurement, the baseline once a process for as long as it lives; neither is timed before
+    its outputs agree with eager PyTorch's. `clock` counts seconds and never goes back; `watch`
+    starts to watch what else the node does.
     """
 
     runtime: Runtime
     gate: Gate
     settings: MeterSettings = MeterSettings()
     clock: Callable[[], float] = time.perf_counter
+    watch: Callable[[], LoadWatch] = NodeWatch
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """Those at the first batch size, and a speedup and a throughput at every further one."""
+        _, *further = self.settings.batch_sizes
+        names = [f"{name}_at_{size}" for size in further for name in ("speedup", "throughput")]
+        return SPEED_METRICS | dict.fromkeys(names, Direction.MAX)
 
     def check(self, model: nn.Module, example: Inputs) -> None:
-        """Prepare the network without timing it. Raises what the runtime's `prepare` raises."""
+        """Prepare the network without timing it. Raises what `measure` raises."""
         with self.gate.step():
-            self.runtime.prepare(model, repeated(example, self.settings.batch_size))
+            for size in self.settings.batch_sizes:
+                _prepared(self.runtime, model, repeated(example, size))
 
     def measure(self, candidate: nn.Module, baseline: nn.Module, example: Inputs) -> Speedup:
         """The median of the pairwise ratios with its interval; `settled` where it is narrow.
 
-        Raises what the runtime's `prepare` raises.
+        Raises what the runtime's `prepare` raises, and TrialError (cause runtime) where it does
+        not compute what eager PyTorch does.
         """
-        example = repeated(example, self.settings.batch_size)
-        rng = np.random.default_rng(self.settings.seed)
+        first, *further = (
+            self._measured(candidate, baseline, repeated(example, size), size)
+            for size in self.settings.batch_sizes
+        )
+        return replace(first, further=tuple(further))
+
+    def _measured(
+        self, candidate: nn.Module, baseline: nn.Module, example: Inputs, batch_size: int
+    ) -> Speedup:
+        settings = self.settings
+        rng = np.random.default_rng(settings.seed)
         # exporting a network is work like a training step: another trial may be measuring
         with self.gate.step():
             prepared = (
                 _prepared_baseline(self.runtime, baseline, example),
-                self.runtime.prepare(candidate, example),
+                _prepared(self.runtime, candidate, example),
             )
         pair = _Pair(*prepared, clock=self.clock, rng=rng)
         rounds = []
-        for _ in range(1 + self.settings.repeats):
+        for _ in range(1 + settings.repeats):
             rounds.append(self._round(pair))
-            if rounds[-1].estimate.noise <= self.settings.noise_limit:
+            if rounds[-1].quiet(settings):
                 break
-        return self._speedup(min(rounds, key=lambda r: r.estimate.noise))
+        best = min(rounds, key=lambda r: (not r.quiet(settings), r.estimate.noise))
+        return self._speedup(best, batch_size)
 
     def _round(self, pair: "_Pair") -> "_Round":
         settings = self.settings
         times: list[tuple[float, float]] = []
+        loads: list[NodeLoad] = []
         spent_s = 0.0
         while True:
-            spent_s += self._slice(pair, times)
+            spent_s += self._slice(pair, times, loads)
             if len(times) < _FEWEST_PAIRS:
                 continue
-            found = _Round(np.array(times), settings.seed)
-            narrow = found.estimate.half_width <= settings.half_width
-            if narrow and len(times) >= settings.min_pairs:
+            found = _Round(np.array(times), loads, settings.seed)
+            if found.narrow(settings):
                 return found
             if len(times) >= settings.max_pairs or spent_s >= settings.max_s:
                 return found
 
-    def _slice(self, pair: "_Pair", times: list[tuple[float, float]]) -> float:
+    def _slice(
+        self, pair: "_Pair", times: list[tuple[float, float]], loads: list[NodeLoad]
+    ) -> float:
         """Add to `times` behind the gate for a while; the seconds of measuring it took."""
         settings = self.settings
         with self.gate.measuring(), torch_threads(self.runtime.threads), _no_collection():
@@ -139,40 +189,93 @@ class PairedMeter:
                 pair.sample()  # others ran in the meantime, and the caches are theirs
             else:
                 pair.warm_up(settings.warmup_s, settings.sample_s)
-            start = self.clock()
+            watch, start = self.watch(), self.clock()
             while len(times) < settings.max_pairs:
                 times.append(pair.sample())
                 if self.clock() - start >= settings.slice_s:
                     break
-            return self.clock() - start
+            spent_s = self.clock() - start
+            loads.append(watch.read())
+            return spent_s
 
-    def _speedup(self, found: "_Round") -> Speedup:
-        estimate, settings = found.estimate, self.settings
+    def _speedup(self, found: "_Round", batch_size: int) -> Speedup:
+        estimate, settings, load = found.estimate, self.settings, found.load
         baseline_ms, candidate_ms = np.median(found.times_N2, axis=0) * 1e3
-        narrow = len(found.times_N2) >= settings.min_pairs
-        narrow = narrow and estimate.half_width <= settings.half_width
+        baseline_p95_ms, candidate_p95_ms = np.quantile(found.times_N2, 0.95, axis=0) * 1e3
         return Speedup(
             ratio=estimate.ratio,
             low=estimate.low,
             high=estimate.high,
             baseline_ms=float(baseline_ms),
             candidate_ms=float(candidate_ms),
+            baseline_p95_ms=float(baseline_p95_ms),
+            candidate_p95_ms=float(candidate_p95_ms),
             samples=len(found.times_N2),
             runtime=self.runtime.name,
             device=str(Device.of(self.runtime.device, self.runtime.library)),
             noise=estimate.noise,
-            batch_size=settings.batch_size,
+            others=load.others,
+            steal=load.steal,
+            frequency_mhz=load.frequency_mhz,
+            batch_size=batch_size,
             threads=self.runtime.threads,
-            settled=narrow and estimate.noise <= settings.noise_limit,
+            settled=found.narrow(settings) and found.quiet(settings),
         )
+
+
+def speed_metrics(speedup: Speedup, baseline_ms: float) -> dict[str, float]:
+    """A measurement as metrics; those at a further batch size B end in ``_at_B``.
+
+    `baseline_ms` is the baseline's latency that a sweep counts from, at the first batch size.
+    """
+    latency_ms = baseline_ms / speedup.ratio
+    found = {
+        "speedup": speedup.ratio,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "latency_ms": latency_ms,
+        "throughput": 1e3 * speedup.batch_size / latency_ms,
+    }
+    for other in speedup.further:
+        size = other.batch_size
+        found |= {f"speedup_at_{size}": other.ratio, f"throughput_at_{size}": other.throughput}
+        found |= {f"speedup_at_{size}_low": other.low, f"speedup_at_{size}_high": other.high}
+    return found
 
 
 class _Round:
     """The times of one round, baseline and candidate, and what they say. N = pairs."""
 
-    def __init__(self, times_N2: np.ndarray[Any, np.dtype[np.float64]], seed: int) -> None:  # noqa: N803
-        self.times_N2 = times_N2
+    def __init__(
+        self,
+        times_N2: np.ndarray[Any, np.dtype[np.float64]],  # noqa: N803
+        loads: Sequence[NodeLoad],
+        seed: int,
+    ) -> None:
+        self.times_N2, self.load = times_N2, average(loads)
         self.estimate: RatioEstimate = estimate_ratio(times_N2[:, 0], times_N2[:, 1], seed=seed)
+
+    def narrow(self, settings: MeterSettings) -> bool:
+        """Whether the interval is as narrow as was asked, over enough pairs."""
+        enough = len(self.times_N2) >= settings.min_pairs
+        return enough and self.estimate.half_width <= settings.half_width
+
+    def quiet(self, settings: MeterSettings) -> bool:
+        """Whether neither the times nor the node were too restless."""
+        return (
+            self.estimate.noise <= settings.noise_limit
+            and self.load.others <= settings.others_limit
+            and self.load.steal <= settings.steal_limit
+        )
+
+
+def calibrated(meter: PairedMeter, model: nn.Module, task: Task) -> PairedMeter:
+    """The meter with what the task gives the network in training, if the runtime wants that."""
+    runtime = meter.runtime
+    if not isinstance(runtime, Calibrates) or not runtime.calibration_samples:
+        return meter
+    heard = network_inputs(model, task, "train", most=runtime.calibration_samples)
+    return replace(meter, runtime=runtime.calibrated(heard))
 
 
 class _Pair:
@@ -216,6 +319,8 @@ class _Pair:
 
     def _time(self, which: int) -> float:
         infer, calls = self._infer[which], self._calls[which]
+        if isinstance(infer, SelfTimed):
+            return infer.seconds(calls) / calls
         start = self._clock()
         for _ in range(calls):
             infer()
@@ -228,7 +333,8 @@ def repeated(example: Inputs, batch_size: int) -> Inputs:
     return batch
 
 
-_PREPARED: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Inference]]" = (
+_KEPT = 8
+_PREPARED: "weakref.WeakKeyDictionary[nn.Module, deque[tuple[Any, Inference]]]" = (
     weakref.WeakKeyDictionary()
 )
 
@@ -236,13 +342,33 @@ _PREPARED: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Inference]]" = (
 def _prepared_baseline(runtime: Runtime, baseline: nn.Module, example: Inputs) -> Inference:
     """The baseline's inference, prepared once a process for a runtime and shapes.
 
-    Kept beside the module, not in the meter: a worker unpickles a new meter for every trial.
+    Kept beside the module, not in the meter: a worker unpickles a new meter for every trial. The
+    last `_KEPT` of them are, for several batch sizes take turns.
     """
     key = (runtime, _shapes(baseline.state_dict()), _shapes(example))
-    found = _PREPARED.get(baseline)
-    if found is None or found[0] != key:
-        found = _PREPARED[baseline] = (key, runtime.prepare(baseline, example))
-    return found[1]
+    kept = _PREPARED.setdefault(baseline, deque(maxlen=_KEPT))
+    found = next((infer for known, infer in kept if known == key), None)
+    if found is None:
+        found = _prepared(runtime, baseline, example)
+        kept.append((key, found))
+    return found
+
+
+def _prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
+    """A network ready to be timed, once it is known to compute what eager PyTorch computes."""
+    infer = runtime.prepare(model, example)
+    with torch_threads(runtime.threads), torch.no_grad():
+        expected = forward(frozen_copy(model), move(example, "cpu"))
+        found = infer()
+    difference = relative_difference(arrays_of(found), arrays_of(expected))
+    if not difference <= runtime.tolerance:
+        raise TrialError(
+            Cause.RUNTIME,
+            f"the outputs of runtime {runtime.name!r} differ from those of eager PyTorch by "
+            f"{difference:.2g} of the largest one; at most {runtime.tolerance:g} is allowed, so "
+            "its time means nothing; choose another runtime or precision",
+        )
+    return infer
 
 
 def _shapes(tensors: Any) -> Any:

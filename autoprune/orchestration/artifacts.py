@@ -106,7 +106,7 @@ def _read_snapshot(folder: Path) -> Snapshot:
         Recipe.from_json(facts["recipe"]),
         read_weights(folder / WEIGHTS_FILE),
         facts["metrics"],
-        Speedup(**facts["speedup"]),
+        Speedup.from_json(facts["speedup"]),
         seconds=facts["seconds"],
         fit=fit,
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 from autoprune.domain.objective import Metric
 from autoprune.evaluation import portable
-from autoprune.measurement.runtimes import torch_threads
+from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.orchestration.request import SweepRequest
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recover import FitPlan, fit

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.objective import COST_METRICS, Goal, build_goal
+from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
 from autoprune.domain.space import SearchSpace, build_space
+from autoprune.domain.trial import Speedup
 from autoprune.evaluation import TrialContext, portable, settled_steps
 from autoprune.measurement.cost import costs
+from autoprune.measurement.latency import SpeedMeter
 from autoprune.orchestration.artifacts import write_weights
 from autoprune.orchestration.baseline import (
     Baseline,
@@ -102,7 +104,7 @@ def make_plan(request: SweepRequest) -> Plan:
     found = costs(model, example)
     # what cannot work is refused before anything is trained: a misnamed metric, a searcher, a
     # criterion that does not suit the network, a runtime that cannot run it
-    request.searcher(space, rehearse_goal(request.goal, request.task), request.seed)
+    request.searcher(space, rehearse_goal(request.goal, request.task, request.meter), request.seed)
     for criterion in request.criteria.values():
         scoring = Scoring(request.task, batches=1, step_guard=request.gate.step)
         score(model, dependencies.couplings, criterion, scoring)
@@ -128,12 +130,12 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
     speed = request.meter.measure(twin, baseline.model, example)
     values = evaluate(twin.to(request.device), request.task, "val", step_guard=request.gate.step)
     metrics = values | costs(baseline.model, example)
-    metrics |= {"latency_ms": speed.baseline_ms, "speedup": 1.0}
+    metrics |= _baseline_speed(speed)
     context = TrialContext(
         model=baseline.model,
         dependencies=plan.dependencies,
         task=request.task,
-        goal=_goal(request.goal, request.task, metrics),
+        goal=_goal(request.goal, request.task, request.meter, metrics),
         meter=request.meter,
         baseline_ms=speed.baseline_ms,
         recoveries=request.recoveries,
@@ -279,14 +281,28 @@ def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -
     return cache.keep(wanted.identity, trained)
 
 
-def rehearse_goal(goal: GoalRequest, task: Task) -> Goal:
+def _baseline_speed(twins: Speedup) -> dict[str, float]:
+    """What a measurement of the baseline against itself tells of it, as a trial's metrics."""
+    found = {"speedup": 1.0, "latency_ms": twins.baseline_ms}
+    found["throughput"] = 1e3 * twins.batch_size / twins.baseline_ms
+    for other in twins.further:
+        size = other.batch_size
+        found |= {
+            f"speedup_at_{size}": 1.0,
+            f"throughput_at_{size}": 1e3 * size / other.baseline_ms,
+        }
+    return found
+
+
+def rehearse_goal(goal: GoalRequest, task: Task, meter: SpeedMeter) -> Goal:
     """The goal before anything was measured: its reference point means nothing yet.
 
     Raises AutopruneError for a metric that there is not, and for constraints on one metric that
     nothing can meet together.
     """
     names = [metric.name for metric in task.metrics]
-    found = _goal(goal, task, dict.fromkeys([*names, *COST_METRICS], 1.0))
+    names += [*SIZE_METRICS, *meter.metrics]
+    found = _goal(goal, task, meter, dict.fromkeys(names, 1.0))
     for metric in {constraint.metric for constraint in found.constraints}:
         own = [c for c in found.constraints if c.metric == metric]
         low, high = max(c.low for c in own), min(c.high for c in own)
@@ -297,11 +313,12 @@ def rehearse_goal(goal: GoalRequest, task: Task) -> Goal:
     return found
 
 
-def _goal(goal: GoalRequest, task: Task, baseline: Mapping[str, float]) -> Goal:
+def _goal(goal: GoalRequest, task: Task, meter: SpeedMeter, baseline: Mapping[str, float]) -> Goal:
     return build_goal(
         goal.metrics,
         task.metrics,
         baseline,
         constraints=goal.constraints,
         reference=goal.reference,
+        costs=SIZE_METRICS | dict(meter.metrics),
     )

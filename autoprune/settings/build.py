@@ -12,7 +12,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import Searcher, SearcherFactory
 from autoprune.domain.space import SearchSpace
-from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
@@ -63,11 +63,12 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     faults.of(lambda: check_name(config["name"]))
     task = faults.of(lambda: _task(config["task"]))
     goal = faults.of(lambda: goal_of(config["objective"]))
-    if task is not None and goal is not None:
-        faults.of(lambda: rehearse_goal(goal, task))
+    measured = faults.of(lambda: _meter(meter, gate, seed=max(0, config["seed"])))
+    if task is not None and goal is not None and measured is not None:
+        faults.of(lambda: rehearse_goal(goal, task, measured))
     parts: dict[str, Any] = {
         "model": faults.of(lambda: _model(config["model"], seed=max(0, config["seed"]))),
-        "meter": faults.of(lambda: _meter(meter, gate, seed=max(0, config["seed"]))),
+        "meter": measured,
         "searcher": faults.of(lambda: _searcher(config)),
         "executor": faults.of(lambda: _executor(executor, code_paths)),
         "budget": faults.of(lambda: budget_of(config["budget"])),
@@ -79,6 +80,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     }
     faults.of(lambda: tracking_of(config))
     faults.check()
+    parts["meter"] = calibrated(parts["meter"], parts["model"], task)
     return SweepRequest(
         name=config["name"],
         task=task,
@@ -172,15 +174,17 @@ def _recipe_model(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _meter(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter:
-    check_ranges("meter", config, dict.fromkeys(("batch_size", "half_width", "max_s"), POSITIVE))
+    bounds = ("half_width", "max_s", "others_limit")
+    check_ranges("meter", config, dict.fromkeys(bounds, POSITIVE))
     settings = MeterSettings(
-        batch_size=config["batch_size"],
+        batch_sizes=tuple(config["batch_sizes"]),
         half_width=config["half_width"],
         max_s=config["max_s"],
+        others_limit=config["others_limit"],
         seed=seed,
     )
     runtime = build_target("meter.runtime", config["runtime"])
-    names = ("prepare", "name", "library", "device", "threads")
+    names = ("prepare", "name", "library", "device", "threads", "tolerance")
     check_offers("meter.runtime", runtime, names, what="a Runtime (autoprune.measurement.runtimes)")
     return PairedMeter(runtime, gate, settings)
 

@@ -79,9 +79,10 @@ class MeterConfig:
     """What speed is measured on, and how exactly."""
 
     runtime: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 1
+    batch_sizes: list[int] = field(default_factory=lambda: [1])
     half_width: float = 0.02
     max_s: float = 1.5
+    others_limit: float = 0.5
     gate: bool = True
 
 

@@ -5,6 +5,7 @@ what the network's forward takes: a tensor, a tuple of positional tensors, or a 
 tensors, always with the batch as first axis.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -61,7 +62,7 @@ class CustomFit(Protocol):
         ...
 
 
-def forward(model: nn.Module, inputs: Inputs) -> Any:
+def forward(model: Callable[..., Any], inputs: Inputs) -> Any:
     """Call a network with inputs of any of the three shapes."""
     if isinstance(inputs, dict):
         return model(**inputs)
@@ -84,6 +85,28 @@ def tensors_of(output: Any) -> list[torch.Tensor]:
 def move(inputs: Any, device: torch.device | str) -> Any:
     """Every tensor in nested tuples, lists and dicts, on `device`."""
     return map_inputs(lambda tensor: tensor.to(device, non_blocking=True), inputs)
+
+
+def network_inputs(model: nn.Module, task: Task, split: Split, *, most: int) -> list[Inputs]:
+    """What a network is given by its task: at least `most` samples of a split, in batches.
+
+    Heard while the task computes its loss, since what a batch holds is the task's own affair.
+    Fewer where the split is smaller; the network's parameters and modes are left as they are.
+    """
+    heard: list[Inputs] = []
+
+    def hear(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given: Inputs = kwargs if kwargs else args[0] if len(args) == 1 else args
+        heard.append(map_inputs(lambda tensor: tensor.detach().cpu().clone(), given))
+
+    listener = copy.deepcopy(model).eval()
+    listener.register_forward_pre_hook(hear, with_kwargs=True)
+    with torch.no_grad():
+        for batch in task.batches(split):
+            task.loss(listener, batch)
+            if sum(len(tensors_of(inputs)[0]) for inputs in heard) >= most:
+                break
+    return heard
 
 
 def map_inputs(change: Callable[[torch.Tensor], Any], inputs: Any) -> Any:

@@ -5,15 +5,13 @@ import gc
 import logging
 import pickle
 import weakref
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
+from autoprune.measurement.difference import arrays_of, relative_difference
 from autoprune.measurement.runtimes import Runtime
 from autoprune.tasks.protocol import Inputs, forward
 
@@ -60,13 +58,6 @@ def cases() -> dict[str, tuple[nn.Module, Inputs]]:
     }
 
 
-def arrays(outputs: object) -> list[NDArray[Any]]:
-    return [
-        leaf.cpu().numpy() if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
-        for leaf in tree_leaves(outputs)
-    ]
-
-
 class RuntimeContract:
     """The suite. `runtime` is a fixture that the subclass gives."""
 
@@ -77,18 +68,16 @@ class RuntimeContract:
     @pytest.mark.parametrize("case", ["tensor", "tuple", "keywords"])
     def test_it_computes_what_the_model_computes_in_evaluation_mode(self, runtime, case):
         model, example = cases()[case]
-        found = arrays(runtime.prepare(model, example)())
+        found = arrays_of(runtime.prepare(model, example)())
         with torch.no_grad():
-            expected = arrays(forward(model.eval(), example))
-        assert len(found) == len(expected)
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+            expected = arrays_of(forward(model.eval(), example))
+        assert relative_difference(found, expected) <= runtime.tolerance
 
     def test_a_call_can_be_repeated(self, runtime):
         infer = runtime.prepare(network(), torch.randn(1, 3, 8, 8))
-        first = arrays(infer())
+        first = arrays_of(infer())
         for _ in range(3):
-            for a, b in zip(arrays(infer()), first, strict=True):
+            for a, b in zip(arrays_of(infer()), first, strict=True):
                 np.testing.assert_array_equal(a, b)
 
     def test_the_model_and_its_modes_are_left_as_they_were(self, runtime):
@@ -111,15 +100,15 @@ class RuntimeContract:
     def test_what_is_prepared_does_not_follow_or_keep_the_model(self, runtime):
         model, example = network(), torch.randn(1, 3, 8, 8)
         infer = runtime.prepare(model, example)
-        first = arrays(infer())
+        first = arrays_of(infer())
         with torch.no_grad():
             model[-1].weight.zero_()
-        np.testing.assert_array_equal(arrays(infer())[0], first[0])
+        np.testing.assert_array_equal(arrays_of(infer())[0], first[0])
         gone = weakref.ref(model)
         del model
         gc.collect()
         assert gone() is None, "the prepared function keeps the model alive: copy it in prepare"
-        np.testing.assert_array_equal(arrays(infer())[0], first[0])
+        np.testing.assert_array_equal(arrays_of(infer())[0], first[0])
 
     def test_threads_and_gradients_are_given_back(self, runtime):
         before = torch.get_num_threads()
@@ -140,10 +129,11 @@ class RuntimeContract:
         example = torch.randn(1, 3, 8, 8)
         model = network()
         found, same = runtime.prepare(model, example)(), copied.prepare(model, example)()
-        np.testing.assert_allclose(arrays(found)[0], arrays(same)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(arrays_of(found)[0], arrays_of(same)[0], rtol=1e-5, atol=1e-6)
 
     def test_it_says_what_it_is(self, runtime):
         assert runtime.name
         assert runtime.library
         assert runtime.threads >= 1
+        assert 0 < runtime.tolerance < 1
         assert torch.device(runtime.device).type in {"cpu", "cuda"}

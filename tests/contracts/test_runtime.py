@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.measurement.onnx_runtime import OnnxRuntime
-from autoprune.measurement.runtimes import EagerRuntime, Runtime
+from autoprune.measurement.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime, TorchRuntime
 from autoprune.tasks.protocol import Inputs, forward, map_inputs
 from tests.contracts.runtime_contract import RuntimeContract
 
@@ -19,6 +18,7 @@ class DoublePrecision:
     name: str = "double"
     library: str = "torch in double precision"
     device: str = "cpu"
+    tolerance: float = 1e-6
     threads: int = 1
 
     def prepare(self, model: nn.Module, example: Inputs) -> Callable[[], object]:
@@ -35,7 +35,37 @@ class DoublePrecision:
 class TestEager(RuntimeContract):
     @pytest.fixture
     def runtime(self) -> Runtime:
-        return EagerRuntime()
+        return TorchRuntime()
+
+
+class TestChannelsLast(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return TorchRuntime(memory_format="channels_last")
+
+
+class TestHalfPrecision(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return TorchRuntime(precision="bf16")
+
+
+class TestCompiled(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return TorchRuntime("compile")
+
+
+class TestAheadOfTime(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return TorchRuntime("aot")
+
+
+class TestOpenVino(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return OpenVinoRuntime()
 
 
 class TestOnnx(RuntimeContract):
@@ -55,4 +85,12 @@ class TestAUsersOwn(RuntimeContract):
 class TestEagerOnCuda(RuntimeContract):
     @pytest.fixture
     def runtime(self) -> Runtime:
-        return EagerRuntime(device="cuda:0")
+        return TorchRuntime(device="cuda:0")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+class TestCudaGraph(RuntimeContract):
+    @pytest.fixture
+    def runtime(self) -> Runtime:
+        return TorchRuntime("graph", device="cuda:0")

@@ -8,7 +8,7 @@ import torch
 
 from autoprune.domain.trial import Measurement, Stage, Trial
 from autoprune.evaluation import run_trial
-from autoprune.measurement.runtimes import EagerRuntime
+from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.artifacts import read_snapshot
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
@@ -29,7 +29,7 @@ def on_cuda(folder: Path, amp: str = "off") -> SweepRequest:
     return replace(
         asked,
         device="cuda",
-        meter=replace(asked.meter, runtime=EagerRuntime(device="cuda")),
+        meter=replace(asked.meter, runtime=TorchRuntime(device="cuda")),
         baseline=BaselineRequest(plan=FitPlan(epochs=2)),
         criteria={"taylor": criterion_of("taylor")},
     )

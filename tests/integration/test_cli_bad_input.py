@@ -158,7 +158,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         *("space.max_kept=0.5", "space.overrides=[{pattern: x, step: 0}]", "executor.cpus=0"),
         *("executor.gpus=-1", "executor.device=gpu", "executor.on_interrupt=finsh"),
         *("budget.trials=0", "budget.wall_minutes=-1", "budget.trial_limit_s=0"),
-        *("importance.criteria=[l1,l3]", "importance.batches=0", "meter.batch_size=0"),
+        *("importance.criteria=[l1,l3]", "importance.batches=0", "meter.batch_sizes=[0]"),
         *("recovery.recalibration_batches=0", "recovery.fit.epochs=-1", "tracking.keep_models=al"),
         *("baseline.fit.lr=0", "objective.constraints=[{metric: speedup, low: 3, high: 2}]"),
     )
@@ -177,7 +177,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         "budget.trial_limit_s is 0.0; choose more than 0",
         "criterion 'l3' is not known",
         "importance.batches is 0; choose 1 or more",
-        "meter.batch_size is 0; choose more than 0",
+        "batch_sizes is [0]; name each size once",
         "recovery.recalibration_batches is 0; choose 1 or more",
         "recovery.fit: epochs is -1; choose 0 or more",
         "tracking.keep_models=al: did you mean 'all'?",

@@ -34,7 +34,7 @@ def run(output, executor: Executor) -> SweepResult:
 def found(observation: Observation) -> dict[str, float]:
     """What a trial found out, less what was timed."""
     assert isinstance(observation.outcome, Measurement), observation.outcome
-    timed = ("speedup", "latency")
+    timed = ("speedup", "latency", "throughput")
     return {k: v for k, v in observation.outcome.metrics.items() if not k.startswith(timed)}
 
 

@@ -64,7 +64,7 @@ def trial(prepared) -> Trial:
 def metrics(observation: Observation) -> dict[str, float]:
     """What a trial found out, less what was timed."""
     assert isinstance(observation.outcome, Measurement), observation.outcome
-    timed = ("speedup", "latency")
+    timed = ("speedup", "latency", "throughput")
     return {k: v for k, v in observation.outcome.metrics.items() if not k.startswith(timed)}
 
 

@@ -1,8 +1,13 @@
 import gc
+import json
+import os
 import pickle
+import subprocess
+import sys
+import time
 import weakref
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pytest
@@ -10,12 +15,14 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Cause, TrialError
+from autoprune.domain.trial import Cause, Speedup, TrialError
 from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.load import NodeLoad, NodeWatch
 from autoprune.measurement.quiet import NoGate, QuietNode
-from autoprune.measurement.runtimes import EagerRuntime
+from autoprune.measurement.runtimes import TorchRuntime
 
-EXAMPLE = torch.zeros(1, 2)
+EXAMPLE = torch.ones(1, 2)
+IDLE = NodeLoad(others=0.0, steal=0.0, frequency_mhz=None)
 
 
 class Timed(nn.Module):
@@ -24,6 +31,9 @@ class Timed(nn.Module):
     def __init__(self, seconds):
         super().__init__()
         self.seconds = seconds
+
+    def forward(self, x):
+        return 2.0 * x
 
 
 class World:
@@ -52,12 +62,29 @@ class WorldRuntime:
     library: str = "world 1"
     device: str = "cpu"
     threads: int = 1
+    tolerance: float = 1e-3
+    error: float = 0.0
     prepared: list = field(default_factory=list)
 
     def prepare(self, model, example):
-        seconds, world = model.seconds, self.world
+        seconds, world, outputs = model.seconds, self.world, (2.0 + self.error) * example
         self.prepared.append((seconds, tuple(example.shape)))
-        return lambda: world.run(seconds)
+
+        def infer():
+            world.run(seconds)
+            return outputs
+
+        return infer
+
+
+@dataclass
+class Watch:
+    """A node that is as busy as it is said to be."""
+
+    load: NodeLoad = IDLE
+
+    def read(self):
+        return self.load
 
 
 class WatchingGate:
@@ -86,7 +113,7 @@ class WatchingGate:
 
 def measure(world, candidate_s, baseline_s=0.002, *, gate=None, **settings):
     meter = PairedMeter(
-        WorldRuntime(world), gate or NoGate(), MeterSettings(**settings), world.clock
+        WorldRuntime(world), gate or NoGate(), MeterSettings(**settings), world.clock, Watch
     )
     return meter.measure(Timed(candidate_s), Timed(baseline_s), EXAMPLE)
 
@@ -194,7 +221,7 @@ def test_pairs_run_in_random_order_fixed_by_the_seed():
 
 
 def test_warming_up_ends_when_times_are_steady_and_its_times_do_not_count():
-    cold = World(lambda world: 50.0 if len(world.calls) < 30 else 1.0)
+    cold = World(lambda world: 50.0 if len(world.calls) < 32 else 1.0)
     found = measure(cold, 0.001, warmup_s=100.0)
     assert found.noise == pytest.approx(0.0, abs=1e-9)
     assert found.candidate_ms == pytest.approx(1.0)
@@ -230,15 +257,20 @@ def test_garbage_is_not_collected_and_threads_are_held_while_it_measures():
     world = World(lambda _: seen.add((gc.isenabled(), torch.get_num_threads())) or 1.0)
     before = torch.get_num_threads()
     runtime = WorldRuntime(world, threads=before + 1)
-    PairedMeter(runtime, NoGate(), clock=world.clock).measure(Timed(0.001), Timed(0.002), EXAMPLE)
-    assert seen == {(False, before + 1)}
+    PairedMeter(runtime, NoGate(), clock=world.clock, watch=Watch).measure(
+        Timed(0.001), Timed(0.002), EXAMPLE
+    )
+    # outputs are compared before, where collecting garbage does no harm
+    assert seen == {(False, before + 1), (True, before + 1)}
     assert gc.isenabled()
     assert torch.get_num_threads() == before
 
 
 def test_the_example_is_repeated_to_the_batch_size():
     runtime = WorldRuntime(World())
-    meter = PairedMeter(runtime, NoGate(), MeterSettings(batch_size=8), runtime.world.clock)
+    meter = PairedMeter(
+        runtime, NoGate(), MeterSettings(batch_sizes=(8,)), runtime.world.clock, Watch
+    )
     assert meter.measure(Timed(0.001), Timed(0.002), EXAMPLE).batch_size == 8
     assert [shape for _, shape in runtime.prepared] == [(8, 2), (8, 2)]
 
@@ -246,8 +278,8 @@ def test_the_example_is_repeated_to_the_batch_size():
 def test_the_baseline_is_prepared_once_for_a_runtime_and_shapes_and_let_go_with_it():
     runtime = WorldRuntime(World())
     baseline = Timed(0.002)
-    for settings in (MeterSettings(), MeterSettings(seed=1), MeterSettings(batch_size=2)):
-        meter = PairedMeter(runtime, NoGate(), settings, runtime.world.clock)
+    for settings in (MeterSettings(), MeterSettings(seed=1), MeterSettings(batch_sizes=(2,))):
+        meter = PairedMeter(runtime, NoGate(), settings, runtime.world.clock, Watch)
         meter.measure(Timed(0.001), baseline, EXAMPLE)
     baseline.grown = nn.Linear(1, 1)
     meter.measure(Timed(0.001), baseline, EXAMPLE)
@@ -261,6 +293,85 @@ def test_the_baseline_is_prepared_once_for_a_runtime_and_shapes_and_let_go_with_
     del baseline
     gc.collect()
     assert gone() is None
+
+
+def test_several_batch_sizes_are_measured_beside_each_other():
+    runtime = WorldRuntime(World())
+    meter = PairedMeter(
+        runtime, NoGate(), MeterSettings(batch_sizes=(1, 32)), runtime.world.clock, Watch
+    )
+    found = meter.measure(Timed(0.001), Timed(0.002), EXAMPLE)
+    assert found.batch_size == 1
+    (at_32,) = found.further
+    assert (at_32.batch_size, at_32.further) == (32, ())
+    assert found.throughput == pytest.approx(1000)
+    assert at_32.throughput == pytest.approx(32_000)
+    again = meter.measure(Timed(0.001), Timed(0.002), EXAMPLE)
+    assert again.ratio == pytest.approx(found.ratio)
+    assert Speedup.from_json(json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_percentiles_tell_of_a_tail():
+    tail = World(lambda world: 5.0 if len(world.calls) % 10 == 0 else 1.0)
+    found = measure(tail, 0.001, min_pairs=200)
+    assert found.candidate_ms == pytest.approx(1.0)
+    assert found.baseline_ms == pytest.approx(2.0)
+    assert max(found.candidate_p95_ms, found.baseline_p95_ms / 2) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    "load", [NodeLoad(0.9, 0.0, 2400.0), NodeLoad(0.0, 0.2, None)], ids=["others", "steal"]
+)
+def test_a_restless_node_is_measured_again_and_flagged(load):
+    world, loads = World(), iter([load] * 2)
+    restless = PairedMeter(
+        WorldRuntime(world), NoGate(), MeterSettings(), world.clock, lambda: Watch(next(loads))
+    )
+    found = restless.measure(Timed(0.001), Timed(0.002), EXAMPLE)
+    assert not found.settled
+    assert (found.others, found.steal) == (load.others, load.steal)
+    calm = iter([load, NodeLoad(0.1, 0.01, 2400.0)])
+    patient = PairedMeter(
+        WorldRuntime(world), NoGate(), MeterSettings(), world.clock, lambda: Watch(next(calm))
+    )
+    found = patient.measure(Timed(0.001), Timed(0.002), EXAMPLE)
+    assert found.settled
+    assert (found.others, found.frequency_mhz) == (0.1, 2400.0)
+
+
+def test_a_runtime_that_computes_something_else_is_not_timed():
+    world = World()
+    meter = PairedMeter(WorldRuntime(world, error=0.1), NoGate(), clock=world.clock, watch=Watch)
+    message = r"outputs of runtime 'world' differ .* by 0.05 of the largest one; at most 0.001 is"
+    for call in (
+        lambda: meter.measure(Timed(0.001), Timed(0.002), EXAMPLE),
+        lambda: meter.check(Timed(0.001), EXAMPLE),
+    ):
+        with pytest.raises(TrialError, match=message) as caught:
+            call()
+        assert caught.value.cause is Cause.RUNTIME
+    assert len(world.calls) == 2
+
+
+def test_a_busy_neighbour_is_seen():
+    watch = NodeWatch()
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)
+        load = watch.read()
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert load.others > 0.2
+    assert 0.0 <= load.steal <= 1.0
+
+
+def test_what_this_process_does_is_not_others():
+    watch, end = NodeWatch(), time.perf_counter() + 0.5
+    while time.perf_counter() < end:
+        pass
+    own, cores = watch.read(), os.cpu_count() or 1
+    assert own.others < cores - 0.5
 
 
 def test_a_failed_preparation_leaves_the_gate_alone():
@@ -277,7 +388,7 @@ def test_a_failed_preparation_leaves_the_gate_alone():
 
 def test_a_real_network_behind_a_real_gate_after_a_journey_by_pickle(tmp_path):
     settings = MeterSettings(max_s=0.2, warmup_s=0.02, slice_s=0.05, repeats=0)
-    meter = pickle.loads(pickle.dumps(PairedMeter(EagerRuntime(), QuietNode(tmp_path), settings)))
+    meter = pickle.loads(pickle.dumps(PairedMeter(TorchRuntime(), QuietNode(tmp_path), settings)))
     wide, narrow = nn.Linear(1500, 1500), nn.Linear(20, 1500)
     wide = nn.Sequential(nn.Linear(2, 1500), wide, wide, wide)
     narrow = nn.Sequential(nn.Linear(2, 20), narrow)
@@ -291,7 +402,9 @@ def test_a_real_network_behind_a_real_gate_after_a_journey_by_pickle(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; choose more than 0"),
+        ({"batch_sizes": (0,)}, r"batch_sizes is \[0\]; name each size once, from 1 up"),
+        ({"batch_sizes": ()}, r"batch_sizes is \[\]; name each size once"),
+        ({"batch_sizes": (1, 1)}, r"batch_sizes is \[1, 1\]; name each size once"),
         ({"half_width": -0.1}, "half_width is -0.1; choose more than 0"),
         ({"max_s": float("nan")}, "max_s is nan; choose more than 0"),
         ({"noise_limit": float("inf")}, "noise_limit is inf"),

@@ -15,7 +15,7 @@ from autoprune.domain.objective import Direction, Metric
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.latency import PairedMeter
 from autoprune.measurement.quiet import NoGate
-from autoprune.measurement.runtimes import EagerRuntime
+from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.promotion.promote import ProofGate, faults
 from autoprune.orchestration.promotion.proof import Proof, Subject, difference, prove_afresh
 from tests.pruning_tasks import Blobs, small_net
@@ -96,7 +96,7 @@ def test_a_proof_is_json_both_ways() -> None:
 
 
 def test_a_proof_that_cannot_be_made_says_why(tmp_path: Path) -> None:
-    meter = PairedMeter(EagerRuntime(), NoGate())
+    meter = PairedMeter(TorchRuntime(), NoGate())
     subject = Subject(tmp_path / "none", small_net(), Blobs(), meter)
     root = str(Path(__file__).parents[2])
     with pytest.raises(AutopruneError, match=r"could not be made: .*no recipe at .*; mend that"):

@@ -54,6 +54,7 @@ def test_the_front_stands_under_the_metrics_own_name(quality: Quality) -> None:
             "macs",
             "params",
             "speedup_settled",
+            "rho",
             "widths",
         }
         assert row["trial"] == member.trial.number
@@ -61,6 +62,8 @@ def test_the_front_stands_under_the_metrics_own_name(quality: Quality) -> None:
         assert row["widths"] == member.trial.spec.widths
         assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
         assert isinstance(row["macs"], int)
+        promised = view.baseline["macs"] / row["macs"]
+        assert row["rho"] == pytest.approx(row["speedup"] / promised)
 
 
 def test_the_same_view_gives_the_same_report() -> None:

@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import Device
-from autoprune.measurement.difference import relative_difference
-from autoprune.measurement.onnx_runtime import OnnxRuntime
-from autoprune.measurement.runtimes import EagerRuntime, frozen_copy, torch_threads
+from autoprune.measurement.difference import arrays_of, relative_difference
+from autoprune.measurement.latency import PairedMeter, calibrated
+from autoprune.measurement.quiet import NoGate
+from autoprune.measurement.runtimes import OnnxRuntime, OpenVinoRuntime, TorchRuntime
+from autoprune.measurement.runtimes.protocol import frozen_copy, torch_threads
+from autoprune.tasks.protocol import network_inputs
+from tests.pruning_tasks import Blobs, small_net
 
 
 @torch.library.custom_op("autoprune_tests::doubled", mutates_args=())
@@ -29,16 +34,11 @@ class Doubled(nn.Module):
         return doubled(x)
 
 
-class Drifting(nn.Module):
-    """Computes something else at every call; the exporter freezes one."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
+class TwoFaced(nn.Module):
+    """Another network where it is exported."""
 
     def forward(self, x):
-        self.calls += 1
-        return x + float(self.calls)
+        return x + 1.0 if torch.compiler.is_exporting() else x
 
 
 class TwoPaths(nn.Module):
@@ -65,7 +65,7 @@ def test_a_frozen_copy_shares_nothing():
     assert copied[0].weight.data_ptr() != model[0].weight.data_ptr()
 
 
-@pytest.mark.parametrize("runtime", [EagerRuntime(), OnnxRuntime()])
+@pytest.mark.parametrize("runtime", [TorchRuntime(), OnnxRuntime()])
 def test_no_threads_are_refused(runtime):
     with pytest.raises(AutopruneError, match=f"'{runtime.name}' has 0 threads; choose 1 or more"):
         replace(runtime, threads=0)
@@ -73,13 +73,13 @@ def test_no_threads_are_refused(runtime):
 
 def test_a_device_that_is_none_is_refused():
     with pytest.raises(AutopruneError, match="device 'gpuu': no such device; choose cpu"):
-        EagerRuntime(device="gpuu")
+        TorchRuntime(device="gpuu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_cuda_on_a_machine_without_it_is_refused_when_it_is_used():
     with pytest.raises(AutopruneError, match="shows no CUDA device; choose device cpu"):
-        EagerRuntime(device="cuda").prepare(nn.Linear(1, 1), torch.zeros(1, 1))
+        TorchRuntime(device="cuda").prepare(nn.Linear(1, 1), torch.zeros(1, 1))
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch):
@@ -134,7 +134,95 @@ def test_a_network_that_cannot_be_traced_says_why_and_only_there(capfd):
 
 
 def test_a_program_that_computes_something_else_is_not_timed():
-    assert "differ from those of eager PyTorch by 0." in str(failure(Drifting()))
+    meter = PairedMeter(OnnxRuntime(), NoGate())
+    with pytest.raises(TrialError, match=r"runtime 'onnx' differ from those of eager .* by 1 of"):
+        meter.check(TwoFaced(), torch.ones(1, 3))
+
+
+def test_int8_is_calibrated_on_what_the_network_is_given():
+    task, model = Blobs(), small_net(dropout=0.0)
+    plain = PairedMeter(OnnxRuntime(precision="int8"), NoGate())
+    with pytest.raises(
+        AutopruneError, match=r"int8 needs data to calibrate with, .*\(1, 1, 4, 4\)"
+    ):
+        plain.check(model, task.example())
+    meter = calibrated(plain, model, task)
+    assert isinstance(meter.runtime, OnnxRuntime)
+    heard = torch.cat([inputs for inputs in meter.runtime.calibration if torch.is_tensor(inputs)])
+    assert torch.equal(heard, task.x)
+    infer = meter.runtime.prepare(model, task.example())
+    with torch.no_grad():
+        expected = arrays_of(model.eval()(task.example()))
+    difference = relative_difference(arrays_of(infer()), expected)
+    assert 0 < difference < meter.runtime.tolerance
+    assert calibrated(meter, model, task) is meter
+    assert meter == plain
+    fp32 = PairedMeter(OnnxRuntime(), NoGate())
+    assert calibrated(fp32, model, task) is fp32
+
+
+def test_inputs_of_every_shape_are_heard():
+    class Both(Blobs):
+        def loss(self, model, batch):
+            return model(left=batch[0], right=batch[0]).sum()
+
+    class Sum(nn.Module):
+        def forward(self, left, right):
+            return left + right
+
+    heard = network_inputs(Sum(), Both(), "train", most=20)
+    assert [sorted(inputs) for inputs in heard] == [["left", "right"]] * 2
+    assert torch.equal(heard[0]["left"], Both().x[:16])
+
+
+def test_a_network_that_openvino_cannot_run_says_which_operator():
+    with pytest.raises(TrialError, match=r"autoprune_tests\.doubled") as caught:
+        OpenVinoRuntime().prepare(Doubled(), torch.ones(1, 3))
+    assert caught.value.cause is Cause.RUNTIME
+
+
+@pytest.mark.parametrize("engine", ["compile", "aot"])
+def test_a_network_that_cannot_be_exported_is_not_compiled(engine):
+    with pytest.raises(TrialError, match=r"cannot be exported by torch\.export: Could not guard"):
+        TorchRuntime(engine).prepare(TwoPaths(), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("engine", ["compile", "aot"])
+def test_a_missing_compiler_is_said(engine, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    none = config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False})
+    with (
+        none,
+        pytest.raises(AutopruneError, match=r"need a C\+\+ compiler, and none works here; instal"),
+    ):
+        TorchRuntime(engine).prepare(nn.Linear(3, 7), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engine": "eagr"}, "engine 'eagr' is not known; did you mean 'eager'"),
+        ({"precision": "fp64"}, "precision 'fp64' is not known"),
+        ({"memory_format": "channels"}, "format 'channels' is not known; did you mean 'channels_l"),
+        ({"engine": "graph"}, "replays CUDA graphs and has device 'cpu'; set device"),
+    ],
+)
+def test_torch_runtimes_that_there_are_not(arguments, message):
+    with pytest.raises(AutopruneError, match=message):
+        TorchRuntime(**arguments)
+
+
+def test_openvino_without_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(AutopruneError, match=r"pip install 'autoprune\[openvino\]'"):
+        OpenVinoRuntime()
+
+
+def test_the_name_says_what_is_not_usual():
+    assert TorchRuntime().name == "eager"
+    runtime = TorchRuntime("compile", precision="bf16", memory_format="channels_last")
+    assert runtime.name == "compile bf16 channels_last"
+    assert OpenVinoRuntime(precision="bf16").name == "openvino bf16"
 
 
 def test_a_program_that_onnx_runtime_cannot_load_fails_the_trial():

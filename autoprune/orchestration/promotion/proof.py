@@ -69,7 +69,7 @@ class Proof:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a proof from `to_json`."""
-        return cls(**{**data, "speedup": Speedup(**data["speedup"])})
+        return cls(**{**data, "speedup": Speedup.from_json(data["speedup"])})
 
 
 def prove(subject: Subject) -> Proof:

@@ -120,9 +120,9 @@ def front_table(view: SweepView) -> Table:
     """The baseline and the members of the front, best first by the main metric."""
     main, base = view.goal.main.metric, view.baseline
     table = Table(title=f"Pareto front of {view.sweep_id}", title_justify="left")
-    for name in ("trial", main, "change", "speedup", "95% interval", "ms", "MACs", "params"):
+    for name in ("trial", main, "change", "speedup", "95% interval", "ms", "MACs", "rho", "params"):
         table.add_column(name, justify="right")
-    costs = [f"{base['latency_ms']:.3f}", short(base["macs"]), short(base["params"])]
+    costs = [f"{base['latency_ms']:.3f}", short(base["macs"]), "", short(base["params"])]
     table.add_row("baseline", f"{base[main]:.4f}", "", "1.00x", "", *costs, style="dim")
     for member in pareto_json(view)["front"]:
         table.add_row(
@@ -133,6 +133,7 @@ def front_table(view: SweepView) -> Table:
             f"{member['speedup_low']:.2f} to {member['speedup_high']:.2f}",
             f"{member['latency_ms']:.3f}",
             short(member["macs"]),
+            f"{member['rho']:.2f}",
             short(member["params"]),
         )
     return table

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.domain.trial import Observation
-from autoprune.orchestration.reports.pareto import metrics_of, place_of, settled
+from autoprune.orchestration.reports.pareto import metrics_of, place_of, rho, settled
 from autoprune.orchestration.view import SweepView
 
 Figure = dict[str, Any]
@@ -144,7 +144,9 @@ def _hover(view: SweepView, observation: Observation, found: dict[str, float]) -
     lines += [] if settled(observation) else ["the speed did not settle"]
     lines += [f"{found['latency_ms']:.3g} ms"] if "latency_ms" in found else []
     if "macs_ratio" in found:
-        lines.append(f"{found['macs_ratio']:.2f}x fewer MACs")
+        realised = rho(view, found)
+        of_it = "" if realised is None else f", rho {realised:.2f}"
+        lines.append(f"{found['macs_ratio']:.2f}x fewer MACs{of_it}")
     lines.append("<b>kept</b>")
     for group in view.space.groups[:HOVER_GROUPS]:
         name = escape(shorten(group.name, HOVER_NAME))

@@ -37,7 +37,7 @@ def pareto_csv(view: SweepView) -> str:
         rows.append(member | {f"kept:{name}": width for name, width in widths.items()})
     main = view.goal.main.metric
     columns = ["trial", "run_id", main, f"{main}_low", f"{main}_high", *_COSTS]
-    columns.append("speedup_settled")
+    columns += ["speedup_settled", "rho"]
     columns += [f"kept:{group.name}" for group in sorted(view.space.groups, key=lambda g: g.name)]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -123,6 +123,17 @@ def metrics_of(observation: Observation) -> dict[str, float]:
     return measured | dict(outcome.metrics)
 
 
+def rho(view: SweepView, found: Mapping[str, float]) -> float | None:
+    """Realised efficiency: the measured speedup over the one that MACs promise.
+
+    Below 1 the network is slower than its multiplications say. None where either is not known.
+    """
+    macs, speedup = found.get("macs", 0.0), found.get("speedup")
+    if speedup is None or macs <= 0 or "macs" not in view.baseline:
+        return None
+    return speedup * macs / view.baseline["macs"]
+
+
 def settled(observation: Observation) -> bool:
     """Whether its speed's interval became as narrow as was asked; True where none was measured."""
     outcome = observation.outcome
@@ -159,6 +170,7 @@ def _member(view: SweepView, observation: Observation) -> dict[str, Any]:
         **bounds,
         **{name: _whole(name, found) for name in _COSTS if name != main},
         "speedup_settled": settled(observation),
+        "rho": rho(view, found),
         "widths": observation.trial.spec.widths,
     }
 

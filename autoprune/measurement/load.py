@@ -1,0 +1,84 @@
+"""What else a node did while something was timed on it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Protocol
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLoad:
+    """How busy a node was over a span of time, the process that asks left out.
+
+    `others` counts the cores that other processes kept busy, on average; `steal` is the share of
+    the cores' time that the hypervisor gave to other machines, in [0, 1]; `frequency_mhz` is the
+    processor's clock at the end, None where the system does not tell.
+    """
+
+    others: float
+    steal: float
+    frequency_mhz: float | None
+
+    def __str__(self) -> str:
+        clock = "" if self.frequency_mhz is None else f", {self.frequency_mhz:.0f} MHz"
+        return f"others {self.others:.2f} cores, steal {self.steal:.1%}{clock}"
+
+
+def average(loads: Sequence[NodeLoad]) -> NodeLoad:
+    """The load over spans of equal length, at least one; the clock is the last one's."""
+    return NodeLoad(
+        others=fmean(load.others for load in loads),
+        steal=fmean(load.steal for load in loads),
+        frequency_mhz=loads[-1].frequency_mhz,
+    )
+
+
+class LoadWatch(Protocol):
+    """Watches a node from the moment it is made."""
+
+    def read(self) -> NodeLoad:
+        """The load since then."""
+        ...
+
+
+class NodeWatch:
+    """Watches this node.
+
+    The kernel counts in hundredths of a second: over less than a tenth a load means little.
+    """
+
+    def __init__(self) -> None:
+        self._at, self._own, self._all = time.perf_counter(), _own_s(), psutil.cpu_times()
+
+    def read(self) -> NodeLoad:
+        """The load since it was made."""
+        now = psutil.cpu_times()
+        span = max(time.perf_counter() - self._at, 1e-9)
+        busy = _busy_s(now) - _busy_s(self._all) - (_own_s() - self._own)
+        steal = getattr(now, "steal", 0.0) - getattr(self._all, "steal", 0.0)
+        return NodeLoad(
+            others=max(0.0, busy / span),
+            steal=min(1.0, max(0.0, steal / (span * (psutil.cpu_count() or 1)))),
+            frequency_mhz=_frequency_mhz(),
+        )
+
+
+def _own_s() -> float:
+    times = psutil.Process().cpu_times()
+    return float(times.user + times.system)
+
+
+def _busy_s(times: object) -> float:
+    names = ("user", "nice", "system", "irq", "softirq")
+    return float(sum(getattr(times, name, 0.0) for name in names))
+
+
+def _frequency_mhz() -> float | None:
+    try:
+        found = psutil.cpu_freq()
+    except (OSError, NotImplementedError):
+        return None
+    return float(found.current) if found is not None and found.current else None

@@ -1,0 +1,15 @@
+"""What runs a network when its speed is measured: the runtime it will be deployed on."""
+
+from autoprune.measurement.runtimes.onnx import OnnxRuntime
+from autoprune.measurement.runtimes.openvino import OpenVinoRuntime
+from autoprune.measurement.runtimes.protocol import Inference, Runtime, SelfTimed
+from autoprune.measurement.runtimes.pytorch import TorchRuntime
+
+__all__ = [
+    "Inference",
+    "OnnxRuntime",
+    "OpenVinoRuntime",
+    "Runtime",
+    "SelfTimed",
+    "TorchRuntime",
+]
