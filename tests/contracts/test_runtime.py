@@ -9,6 +9,7 @@ from torch import nn
 from autoprune.measurement.runtimes import OnnxRuntime, OpenVinoRuntime, Runtime, TorchRuntime
 from autoprune.tasks.protocol import Inputs, forward, map_inputs
 from tests.contracts.runtime_contract import RuntimeContract
+from tests.programs import needs_compiler
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class TestHalfPrecision(RuntimeContract):
         return TorchRuntime(precision="bf16")
 
 
+@needs_compiler
 class TestCompiled(RuntimeContract):
     @pytest.fixture
     def runtime(self) -> Runtime:
         return TorchRuntime("compile")
 
 
+@needs_compiler
 class TestAheadOfTime(RuntimeContract):
     @pytest.fixture
     def runtime(self) -> Runtime:

@@ -20,6 +20,7 @@ from ray import tune
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
+from autoprune.orchestration.environment import environment
 from autoprune.orchestration.executors.tune_driver import (
     Adapter,
     ProgressCallback,
@@ -186,23 +187,18 @@ class TuneExecutor:
 @contextmanager
 def _ray_as_we_need_it() -> Iterator[None]:
     """Ray's settings in the environment and the levels of its logs, put back afterwards."""
-    environment = {name: os.environ.get(name) for name in ENVIRONMENT}
     # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
     # of result files that are switched off here
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray._private")]
     levels = [logger.level for logger in loggers]
-    os.environ.update(ENVIRONMENT)
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with environment(ENVIRONMENT):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        for name, value in environment.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def this_machine() -> dict[str, float]:

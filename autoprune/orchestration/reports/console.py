@@ -164,8 +164,8 @@ def _unsettled(view: SweepView) -> str:
     if not members:
         return ""
     return (
-        f"~ the speed of {', '.join(map(str, members))} did not settle in the time a measurement "
-        "may take: judge by the lower end of the interval, or sweep with a larger meter.max_s"
+        f"~ the speed of {', '.join(map(str, members))} did not settle: its interval stayed wide, "
+        "or others kept the node busy; judge by the lower end, or promote, which measures again"
     )
 
 

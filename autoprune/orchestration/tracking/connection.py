@@ -1,7 +1,6 @@
 """The way to an MLflow store: checked before a sweep, quick to fail, shown without passwords."""
 
 import logging
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.orchestration.environment import environment
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE = "sqlite:///"
@@ -121,15 +121,8 @@ def short_requests(timeout_s: float) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
     }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
+    with environment(settings):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _knock(uri: str, scheme: str, timeout_s: float) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.environment import environment
 from autoprune.orchestration.tracking.connection import complaint
 from autoprune.orchestration.tracking.entries import now_ms
 from autoprune.tasks.protocol import Inputs, forward, tensors_of
@@ -34,6 +35,7 @@ EXPORT_BATCH = 2
 """torch.export takes a dimension of size 1 for a constant, so the example has two."""
 PROOF_BATCHES = (1, 3)
 TOLERANCE = 1e-4
+QUIET_DOWNLOADS = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 class ServingError(AutopruneError):
@@ -144,9 +146,12 @@ def prove_ready(
     served = OneTensor(copy.deepcopy(network).cpu().eval(), example)
     with tempfile.TemporaryDirectory() as folder:
         found = client.get_logged_model(model_id)
-        path = download_artifacts(
-            artifact_uri=found.artifact_location, dst_path=folder, tracking_uri=client.tracking_uri
-        )
+        with environment(QUIET_DOWNLOADS):
+            path = download_artifacts(
+                artifact_uri=found.artifact_location,
+                dst_path=folder,
+                tracking_uri=client.tracking_uri,
+            )
         _prove(served, Path(path), example)
 
 
