@@ -1,15 +1,15 @@
 """The Python interface: a sweep from a script or a notebook, without configuration files."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from rich.console import Console
 from torch import nn
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.objective import Constraint
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Bounds
@@ -31,7 +31,7 @@ from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.first import FIRST, uniform_first
-from autoprune.searchers.named import searcher_named
+from autoprune.searchers.named import checked, searcher_named
 from autoprune.settings.build import CUDA_STEP, default_uri
 from autoprune.settings.parts import named_recovery
 from autoprune.tasks.protocol import Task
@@ -123,7 +123,8 @@ def search(
         if name not in DEFAULTS:
             raise unknown("option", name, DEFAULTS)
     chosen: Options = {**DEFAULTS, **options}
-    factory = searcher_named(searcher) if isinstance(searcher, str) else searcher
+    _check_types({"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen})
+    factory = searcher_named(searcher) if isinstance(searcher, str) else checked(searcher)
     budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
     request = _request(model, task, chosen, factory=factory, budget=budget)
     uri = chosen["tracking"]
@@ -140,6 +141,39 @@ def search(
     _show_end(console, launched)
     result = launched.result
     return Front(FinishedSweep(result.folder, result.view, request, uri))
+
+
+def _check_types(given: Mapping[str, Any]) -> None:
+    """Raise FaultsError with every argument of a wrong type: Python itself would say it late."""
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "model": (lambda x: isinstance(x, nn.Module), "a network, an instance of nn.Module"),
+        "task": (
+            lambda x: hasattr(x, "evaluate"),
+            "a task (autoprune.tasks)",
+        ),
+        "trials": (lambda x: x is None or isinstance(x, int), "a whole number, or None"),
+        "minutes": (lambda x: x is None or isinstance(x, (int, float)), "a number, or None"),
+        "recovery": (lambda x: isinstance(x, FitPlan), "an autoprune.FitPlan"),
+        "constraints": (_all_of(Constraint), "a list of Constraint"),
+        "exclude": (_all_of(str), "a list of patterns"),
+        "objectives": (_all_of(str), "a list of metrics"),
+        "uniform_first": (_all_of((int, float)), "a list of kept ratios"),
+        "batch_sizes": (_all_of(int), "a list of whole numbers"),
+        "seed": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or more"),
+    }
+    faults = [
+        f"{name} is {given[name]!r}; give {what}"
+        for name, (fits, what) in kinds.items()
+        if not fits(given[name])
+    ]
+    if faults:
+        raise FaultsError(faults)
+
+
+def _all_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
+    return lambda given: (
+        isinstance(given, (list, tuple)) and all(isinstance(one, kind) for one in given)
+    )
 
 
 def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list[float]:

@@ -20,7 +20,7 @@ def status(call: Call) -> int:
         print(json.dumps(facts, indent=2))
         return DONE
     show_front(call.console, view)
-    total = "" if view.trials is None else f" of {view.trials}"
+    total = "" if view.trials is None else f" of {max(view.trials, done)}"
     call.say(f"{done}{total} trials done, {open_trials} under way or interrupted")
     if record.torn is not None:
         # or a sweep that runs is writing it just now

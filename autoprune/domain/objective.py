@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.trial import Measurement
 
 DEFAULT_TOLERANCE = 0.05
@@ -60,6 +60,11 @@ SPEED_METRICS = {
 """What is measured of its speed: the ratio, milliseconds a call, samples a second."""
 
 COST_METRICS = SIZE_METRICS | SPEED_METRICS
+
+
+def is_measured(name: str) -> bool:
+    """Whether a metric's name stands for a cost, an interval or a proxy that a trial gives."""
+    return name in COST_METRICS or name.startswith((*SPEED_METRICS, "proxy_", "train_loss"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,11 @@ def build_goal(
     """
     if not task_metrics:
         raise AutopruneError("the task has no metric; name at least one in its `metrics`")
+    taken = sorted(metric.name for metric in task_metrics if is_measured(metric.name))
+    if taken:
+        raise AutopruneError(
+            f"the task's metrics {taken} are measured of every network; give them other names"
+        )
     by_name = {metric.name: metric for metric in task_metrics}
 
     def resolve(name: str) -> str:
@@ -204,6 +214,14 @@ def build_goal(
             raise unknown("metric", name, ["main", *by_name, *costs])
         return name
 
+    faults: list[str] = []
+    for name in [*names, *(c.metric for c in constraints), *(reference or {})]:
+        try:
+            resolve(name)
+        except AutopruneError as error:
+            faults.append(str(error))
+    if faults:
+        raise FaultsError(list(dict.fromkeys(faults)))
     wanted = [resolve(name) for name in names]
     if wanted and not any(name in by_name for name in wanted):
         raise AutopruneError(

@@ -151,7 +151,7 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
             f"no recipe at {path}; name a folder that autoprune wrote, such as "
             "outputs/<sweep>/trials/0007/model"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AutopruneError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(facts, dict) or "recipe" not in facts:
         raise AutopruneError(f"{path} holds no recipe")

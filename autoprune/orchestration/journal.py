@@ -157,6 +157,16 @@ class Journal:
         self.close()
 
 
+def check_free(path: Path) -> None:
+    """Raise JournalError like `Journal.open`; the file is left as it is."""
+    descriptor = _open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        _lock(descriptor, path)
+        read_journal(path)
+    finally:
+        os.close(descriptor)
+
+
 def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags, 0o600)  # it may hold the password of a tracking store

@@ -12,7 +12,8 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
 from autoprune.orchestration.files import FilesWatcher
-from autoprune.orchestration.folders import check_writable, trial_folder
+from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
+from autoprune.orchestration.journal import check_free
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
@@ -55,6 +56,9 @@ def launch(
     `on_epoch` hears of the baseline's training, `on_prepared` of the baseline's figures.
     """
     check_writable(request.output)
+    if folder is not None:
+        # a sweep that is running, or damaged, is refused before anything is measured
+        check_free(folder / JOURNAL_FILE)
     request.executor.check()
     if tracking.uri is not None:
         _check_without_making(tracking.uri)

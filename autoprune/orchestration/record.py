@@ -72,8 +72,8 @@ def read_journal(path: Path) -> Record:
     lines = whole.split(b"\n") if newline else []
     if not lines:
         raise JournalError(
-            f"{path}: the journal has no header, so its sweep never started; "
-            "delete its folder and start the sweep again"
+            f"{path}: the journal has no header: its sweep never started, or the file was damaged; "
+            "restore it from a copy, or start a new sweep"
         )
     torn = f"{path}: line {len(lines) + 1} was torn by a crash ({len(rest)} bytes)"
     header, ledger = None, Ledger()

@@ -1,12 +1,18 @@
 """A sweep from its request to its result: plan, sweep, resume. The one way through everything."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import get_args
 
-from autoprune.domain.errors import AutopruneError
+import torch
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
 from autoprune.domain.space import SearchSpace, build_space
 from autoprune.domain.trial import Speedup
@@ -38,7 +44,8 @@ from autoprune.orchestration.view import SweepView
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import Dependencies, trace
 from autoprune.pruning.importance import Scoring, score
-from autoprune.tasks.protocol import Task
+from autoprune.pruning.isolation import mode, own_rng
+from autoprune.tasks.protocol import Split, Task, device_of
 
 LEARNING = 4
 """A search of fewer trials than so many a slot is close to a random one."""
@@ -108,6 +115,7 @@ def make_plan(request: SweepRequest) -> Plan:
     for criterion in request.criteria.values():
         scoring = Scoring(request.task, batches=1, step_guard=request.gate.step)
         score(model, dependencies.couplings, criterion, scoring)
+    _rehearse(model, request)
     request.meter.check(model, example)
     warnings = []
     if all(len(axis.widths) == 1 for axis in space.axes):
@@ -121,6 +129,26 @@ def make_plan(request: SweepRequest) -> Plan:
     return Plan(dependencies, space, found, tuple(warnings))
 
 
+def _rehearse(model: nn.Module, request: SweepRequest) -> None:
+    """Train and judge a copy on the first batch of every split: whether they fit together."""
+    task, work = request.task, copy.deepcopy(model)
+    try:
+        with request.gate.step(), own_rng(0, device_of(work)):
+            with mode(work, training=True), torch.enable_grad():
+                for batch in islice(task.batches("train", seed=0), 1):
+                    task.loss(work, batch)
+            with mode(work, training=False), torch.no_grad():
+                for split in get_args(Split):
+                    task.evaluate(work, islice(task.batches(split), 1))
+    except AutopruneError:
+        raise
+    except Exception as error:  # whatever the user's network and task run into
+        raise AutopruneError(
+            f"{type(model).__name__} and the task do not go together: on a first batch they raise "
+            f"{type(error).__name__}: {first_line(error)}; mend the network or the task"
+        ) from error
+
+
 def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prepared:
     """Plan, train or load the baseline, and judge it. `report` hears of training epochs."""
     plan = make_plan(request)
@@ -129,6 +157,12 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
     twin = copy.deepcopy(baseline.model)
     speed = request.meter.measure(twin, baseline.model, example)
     values = evaluate(twin.to(request.device), request.task, "val", step_guard=request.gate.step)
+    wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if wrong:
+        raise AutopruneError(
+            f"the baseline's metrics on val are {wrong}; the task's evaluate must give finite "
+            "numbers: look at the network's outputs, and at how they are judged"
+        )
     metrics = values | costs(baseline.model, example)
     metrics |= _baseline_speed(speed)
     context = TrialContext(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.protocols import Searcher
+from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -163,7 +164,14 @@ class Sweep:
             trial = self._pending.popleft()
         else:
             number = self._asked
-            trial = Trial(number, self.searcher.ask(number), trial_seed(self.seed, number))
+            spec = self.searcher.ask(number)
+            if not isinstance(spec, PruningSpec):
+                raise AutopruneError(
+                    f"the searcher proposed {spec!r} for trial {number}; `ask` returns a "
+                    "PruningSpec of the space"
+                )
+            self._start.space.check(spec)
+            trial = Trial(number, spec, trial_seed(self.seed, number))
             self.journal.append_asked(trial)
             self._asked += 1
         self._running[trial.number] = trial

@@ -81,6 +81,11 @@ def trace(model: nn.Module, example: Inputs, *, time_limit_s: float = 60.0) -> D
 
 
 def _trace(model: nn.Module, example: Inputs) -> Dependencies:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise GraphError(
+            f"{type(model).__name__} is compiled by TorchScript, whose layers cannot be cut; give "
+            "the module that it was made from"
+        )
     lazy = [n for n, m in model.named_modules() if isinstance(m, LazyModuleMixin)]
     if lazy:
         raise GraphError(f"layers {lazy} have no shape yet; run the network once before pruning")

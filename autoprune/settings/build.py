@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.domain.errors import AutopruneError
-from autoprune.domain.objective import Goal
-from autoprune.domain.protocols import Searcher, SearcherFactory
-from autoprune.domain.space import SearchSpace
+from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.protocols import SearcherFactory
 from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.inline import InlineExecutor
@@ -23,6 +21,7 @@ from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequ
 from autoprune.orchestration.session import rehearse_goal
 from autoprune.orchestration.sweep import Budget
 from autoprune.searchers.first import uniform_first
+from autoprune.searchers.named import checked
 from autoprune.settings.parts import (
     criteria_of,
     fit_plan,
@@ -61,7 +60,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     faults.of(lambda: check_finite(config))
     faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
     faults.of(lambda: check_name(config["name"]))
-    task = faults.of(lambda: _task(config["task"]))
+    task = faults.of(lambda: _task(config["task"], config["data"]))
     goal = faults.of(lambda: goal_of(config["objective"]))
     measured = faults.of(lambda: _meter(meter, gate, seed=max(0, config["seed"])))
     if task is not None and goal is not None and measured is not None:
@@ -140,10 +139,30 @@ def default_uri(output: Path) -> str:
     return f"sqlite:///{output.resolve()}/mlflow.db"
 
 
-def _task(config: Mapping[str, Any]) -> Task:
-    task: Task = build_target("task", config)
+def _task(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
+    task: Task
+    if config.get("data") == data and "_target_" in data:
+        # by itself: its faults are its own, not the task's
+        task = _task_with(config, build_target("data", data))
+    else:
+        task = build_target("task", config)
     names = ("metrics", "batches", "loss", "evaluate", "example")
     check_offers("task", task, names, what="a Task (autoprune.tasks.protocol)")
+    return task
+
+
+def _task_with(config: Mapping[str, Any], data: Any) -> Task:
+    rest = {key: value for key, value in config.items() if key != "data"}
+    make = build_target("task", rest, partial=True)
+    try:
+        task: Task = make(data=data)
+    except AutopruneError:
+        raise
+    except Exception as error:  # whatever the user's task raises
+        raise AutopruneError(
+            f"task: {config['_target_']} raised {type(error).__name__}: {first_line(error)}; "
+            "change the arguments in task, or mend the target"
+        ) from error
     return task
 
 
@@ -197,13 +216,8 @@ def _searcher(config: Mapping[str, Any]) -> SearcherFactory:
     if wrong:
         faults.lines.append(f"uniform_first has {wrong}; choose kept ratios in (0, 1]")
     faults.check()
-    return partial(uniform_first, inner=partial(_searching, make=make), ratios=ratios)
-
-
-def _searching(space: SearchSpace, goal: Goal, seed: int, *, make: SearcherFactory) -> Searcher:
-    searcher = make(space, goal, seed)
-    check_offers("searcher", searcher, ("ask", "tell"), what="a Searcher")
-    return searcher
+    assert make is not None
+    return partial(uniform_first, inner=checked(make), ratios=ratios)
 
 
 def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from autoprune.domain.errors import AutopruneError, FaultsError, first_line
 from autoprune.settings.schema import COMMANDS, register
+
+COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+"""What composing a config raises. A ValueError is Hydra 1.3's for an option that is no name."""
 
 MANY = 12
 """Above so many options only the near miss is named."""
@@ -44,13 +48,23 @@ def compose_config(
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = compose(command, [*extra, *overrides])
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSING as error:
             faults = _Faults(command, extra).of(overrides)
-            raise FaultsError(faults or [first_line(error)]) from error
+            raise FaultsError(faults or [_complaint(error)]) from error
     strange = list(_strange_keys(OmegaConf.structured(COMMANDS[command]), config))
     if strange:
         raise FaultsError(strange)
     return config
+
+
+def _complaint(error: Exception) -> str:
+    """The first line of an error; of a file that is no YAML, what is wrong, in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return (
+            f"{mark.name}, line {mark.line + 1}: {error.problem}; mend the file, which is not YAML"
+        )
+    return first_line(error)
 
 
 def _search_in(folder: Path) -> str:
@@ -100,6 +114,12 @@ class _Faults:
                 continue
             key = parsed.key_or_group.lstrip("/")
             chooses = key.split("/")[0] in groups and "." not in key
+            if chooses and not isinstance(parsed.value(), str):
+                options = GlobalHydra.instance().config_loader().get_group_options(key)
+                faults.append(
+                    f"{override}: {key} takes one option by its name; {choose('', options)}"
+                )
+                continue
             (choices if chooses else values).append((override, parsed))
         # options first: they decide which keys there are
         for override, parsed in choices:
@@ -116,7 +136,9 @@ class _Faults:
             compose(self.command, [*self.base, override])
         except MissingConfigException as error:
             return self._missing_option(override, parsed, error)
-        except (HydraException, OmegaConfBaseException) as error:
+        except yaml.YAMLError as error:
+            return f"{override}: {_complaint(error)}"
+        except COMPOSING as error:
             return self._wrong_value(override, parsed, error)
         return None
 

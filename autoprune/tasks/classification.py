@@ -44,12 +44,24 @@ class Classification:
     augment: Augment = "none"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, Splits):
+            raise AutopruneError(
+                f"data is a {type(self.data).__name__}; give (return) autoprune.data.Splits with "
+                "train, val and test"
+            )
         targets, inputs = self.data.train.targets, self.data.train.inputs
         if targets.dtype is not torch.int64 or targets.ndim != 1:
             raise AutopruneError(
                 f"classification needs one int64 label a sample; the targets are "
                 f"{targets.dtype}{list(targets.shape)}"
             )
+        for name, split in self.data:
+            if int(split.targets.max()) > int(targets.max()):
+                raise AutopruneError(
+                    f"labels of {name!r} lie in {int(split.targets.min())}.."
+                    f"{int(split.targets.max())} and those of 'train' up to {int(targets.max())}; "
+                    "give every split the same classes"
+                )
         if inputs.dtype is torch.int64:
             raise AutopruneError("classification needs float32 or uint8 inputs; they are int64")
         if not isinstance(self.batch_size, int) or self.batch_size < 1:

@@ -1,6 +1,7 @@
 """What a sweep shows: one line a trial, a bar on a terminal, the front at the end."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from autoprune.orchestration.reports.console import (
     stdout,
 )
 from autoprune.orchestration.view import SweepView
-from tests.sweeps import make_sweep, unsettled
+from tests.sweeps import make_goal, make_sweep, unsettled
 
 
 def console(*, terminal: bool = False) -> Console:
@@ -121,8 +122,8 @@ def uniform_sweep(*, gained: bool) -> SweepView:
     others = [o for o in view.observations if o.trial.number not in view.front]
     failed = [o for o in others if isinstance(o.outcome, Failure)]
     fixed = view.space.uniform(0.5)
-    uniform = replace(best, trial=replace(best.trial, spec=fixed))
-    worst = replace(others[0], trial=replace(others[0].trial, spec=fixed))
+    uniform = replace(best, trial=replace(best.trial, spec=fixed, number=0))
+    worst = replace(others[0], trial=replace(others[0].trial, spec=fixed, number=0))
     return replace(view, observations=(best, worst) if gained else (uniform, *failed))
 
 
@@ -133,6 +134,25 @@ def test_whether_the_search_beats_equal_ratios_is_said_either_way() -> None:
     on = console()
     show_front(on, uniform_sweep(gained=False))
     assert "The search did not beat the 1 uniform points it started from" in said(on)
+
+
+def test_a_uniform_point_that_the_search_proposed_is_its_own() -> None:
+    view = uniform_sweep(gained=True)
+    best, worst = view.observations
+    late = replace(worst, trial=replace(worst.trial, number=99))
+    on = console()
+    show_front(on, replace(view, observations=(best, late)))
+    assert "uniform points" not in said(on)
+
+
+def test_an_empty_front_says_which_constraint_nobody_met() -> None:
+    view = make_sweep(24, goal=make_goal(min_speedup=90.0))
+    on = console()
+    show_front(on, view)
+    assert re.search(
+        r"The front is empty: no trial met speedup >= 90 \(the nearest had \d", said(on)
+    )
+    assert "did not beat" not in said(on)
 
 
 @pytest.mark.parametrize(

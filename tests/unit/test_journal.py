@@ -155,8 +155,8 @@ def test_a_line_that_is_wrong_is_refused(path: Path, lines: list[bytes], message
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "has no header, so its sweep never started; delete its folder"),
-        (b'{"event":"hea', "has no header, so its sweep never started"),
+        (b"", "has no header: its sweep never started, or the file was"),
+        (b'{"event":"hea', "has no header: its sweep never started"),
         (line(ASK), "line 1: the first line is no header"),
         (line({"event": "header", "version": 9}), "line 1: version 9 is not 1"),
         (line({"event": "header", "version": 1}), "line 1: the header holds no facts"),

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,10 +135,12 @@ class TuneExecutor:
         if self.address is None:
             # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
             cpus = max(1, round(self.slots * self.cpus))
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+            with _our_signals():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
             return
         try:
-            ray.init(address=self.address, **options)
+            with _our_signals():
+                ray.init(address=self.address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise self._unreachable(error) from error
 
@@ -182,6 +186,14 @@ class TuneExecutor:
         tuner.fit()
         if adapter.fault is not None:
             raise adapter.fault
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Take SIGTERM back from Ray 2.60, whose own handler aborts the driver with a C++ stack."""
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

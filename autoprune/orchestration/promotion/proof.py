@@ -114,9 +114,10 @@ def prove_afresh(subject: Subject, *, code_paths: Sequence[str] = ()) -> Proof:
         )
         if done.returncode != 0 or not answer.is_file():
             last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            why = last[0].removeprefix(f"{AutopruneError.__module__}.{AutopruneError.__name__}: ")
             raise AutopruneError(
-                f"the proof of {subject.folder} could not be made: {last[0]}; mend that, or "
-                "choose another member of the front"
+                f"the proof of {subject.folder} could not be made: {why}; mend that, or choose "
+                "another member of the front"
             )
         return Proof.from_json(json.loads(answer.read_text()))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 from rich.console import Console
@@ -142,7 +143,7 @@ def front_table(view: SweepView) -> Table:
 def show_summary(console: Console, view: SweepView) -> None:
     """What the search gave over equal ratios for every group, and how it went."""
     counts = view.counts
-    for line in (_unsettled(view), _of_two_kinds(view), _against_uniform(view)):
+    for line in (_unmet(view), _unsettled(view), _of_two_kinds(view), _against_uniform(view)):
         if line:
             console.print(line, highlight=False)
     console.print(
@@ -157,6 +158,20 @@ def show_summary(console: Console, view: SweepView) -> None:
 def times(speedup: float, *, settled: bool) -> str:
     """A speedup; ``~`` marks one whose interval did not become as narrow as was asked."""
     return f"{'' if settled else '~'}{speedup:.2f}x"
+
+
+def _unmet(view: SweepView) -> str:
+    """Which constraints kept every trial off the front, and how near the nearest came."""
+    measured = [o.outcome for o in view.observations if isinstance(o.outcome, Measurement)]
+    if view.front.members or not measured:
+        return ""
+    told = []
+    for constraint in view.goal.constraints:
+        values = [m.metrics[constraint.metric] for m in measured if constraint.metric in m.metrics]
+        if values and all(constraint.violation(value) > 0 for value in values):
+            nearest = min(values, key=constraint.violation)
+            told.append(f"no trial met {constraint} (the nearest had {nearest:.4g})")
+    return f"The front is empty: {'; '.join(told) or 'no trial met every constraint'}."
 
 
 def _unsettled(view: SweepView) -> str:
@@ -186,8 +201,9 @@ def _of_two_kinds(view: SweepView) -> str:
 
 
 def _against_uniform(view: SweepView) -> str:
-    uniform = [o for o in view.observations if view.space.is_uniform(o.trial.spec)]
-    if not uniform or len(uniform) == len(view.observations):
+    by_number = sorted(view.observations, key=lambda o: o.trial.number)
+    uniform = list(takewhile(lambda o: view.space.is_uniform(o.trial.spec), by_number))
+    if not uniform or len(uniform) == len(by_number) or not view.front.members:
         return ""
     baseline = ParetoFront(view.goal, uniform).hypervolume()
     if view.hypervolume <= baseline * 1.001:

@@ -99,6 +99,21 @@ def artifact_root(uri: str) -> str | None:
     return (Path(path).resolve().parent / "mlartifacts").as_uri()
 
 
+def check_in_place(uri: str, location: str) -> None:
+    """Raise AutopruneError where an experiment of a sqlite store keeps artifacts somewhere else.
+
+    `location` is what the store says. MLflow notes it as an absolute path, so a folder that was
+    moved or copied would go on writing to the old place, and what it promotes could not be loaded.
+    """
+    root = artifact_root(uri)
+    ours = location.rpartition("/")[0]
+    if root is not None and ours.endswith("/mlartifacts") and ours != root:
+        raise AutopruneError(
+            f"the store {shown(uri)} was moved or copied: its artifacts are noted at {location}; "
+            "move the output folder back, or start a new sweep in a new one"
+        )
+
+
 def transient(error: Exception) -> bool:
     """Whether the same request may succeed later: no answer, an overloaded or failing server."""
     if isinstance(error, MlflowException):

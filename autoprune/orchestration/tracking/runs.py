@@ -27,6 +27,7 @@ from autoprune.orchestration.reports.pareto import (
     pareto_csv,
     pareto_json,
 )
+from autoprune.orchestration.tracking.connection import check_in_place
 from autoprune.orchestration.tracking.entries import Entries, flatten, log_entries, now_ms
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.view import SweepView, state_of
@@ -61,6 +62,7 @@ class SweepRuns:
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        check_in_place(self.client.tracking_uri, str(found.artifact_location))
         if found.lifecycle_stage != "active":
             raise AutopruneError(
                 f"MLflow experiment {name!r} was deleted; restore it or choose another name"
@@ -237,8 +239,10 @@ class SweepRuns:
 
 
 def find_run(client: MlflowClient, view: SweepView, number: int) -> str:
-    """The run of a trial. Raises AutopruneError where the store has none."""
+    """The run of a trial. Raises AutopruneError where the store has none, or was moved."""
     experiment = client.get_experiment_by_name(view.experiment)
+    if experiment is not None:
+        check_in_place(client.tracking_uri, str(experiment.artifact_location))
     condition = (
         f"tags.`{SWEEP}` = '{view.sweep_id}' and tags.`{KIND}` = 'trial' "
         f"and tags.`{TRIAL}` = '{number}'"
