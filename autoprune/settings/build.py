@@ -142,8 +142,7 @@ def default_uri(output: Path) -> str:
 def _task(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
     task: Task
     if config.get("data") == data and "_target_" in data:
-        # by itself: its faults are its own, not the task's
-        task = _task_with(config, build_target("data", data))
+        task = _task_with(config, data)
     else:
         task = build_target("task", config)
     names = ("metrics", "batches", "loss", "evaluate", "example")
@@ -151,11 +150,16 @@ def _task(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
     return task
 
 
-def _task_with(config: Mapping[str, Any], data: Any) -> Task:
+def _task_with(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
+    """The task with its data, which are built by themselves: their faults are not the task's."""
+    faults = Faults()
     rest = {key: value for key, value in config.items() if key != "data"}
-    make = build_target("task", rest, partial=True)
+    found = faults.of(lambda: build_target("data", data))
+    make = faults.of(lambda: build_target("task", rest, partial=True))
+    faults.check()
+    assert make is not None
     try:
-        task: Task = make(data=data)
+        task: Task = make(data=found)
     except AutopruneError:
         raise
     except Exception as error:  # whatever the user's task raises

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -46,6 +47,9 @@ def compose_config(
     extra = [_search_in(Path(config_dir))] if config_dir else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        unnamed = list(_unnamed(overrides))
+        if unnamed:
+            raise FaultsError(_Faults(command, extra).of(overrides))
         try:
             config = compose(command, [*extra, *overrides])
         except COMPOSING as error:
@@ -55,6 +59,26 @@ def compose_config(
     if strange:
         raise FaultsError(strange)
     return config
+
+
+def _unnamed(overrides: Sequence[str]) -> Iterator[str]:
+    """The faults of options that are no names; Hydra takes lists of them without a word."""
+    for override in overrides:
+        with suppress(HydraException):
+            parsed = OverridesParser.create().parse_override(override)
+            if not parsed.is_sweep_override() and (fault := _unnamed_option(override, parsed)):
+                yield fault
+
+
+def _unnamed_option(override: str, parsed: Override) -> str | None:
+    key = parsed.key_or_group.lstrip("/")
+    loader = GlobalHydra.instance().config_loader()
+    if "." in key or key.split("/")[0] not in loader.list_groups("") or parsed.is_delete():
+        return None
+    if isinstance(parsed.value(), str):
+        return None
+    listed = choose("", loader.get_group_options(key))
+    return f"{override}: {key} takes one option by its name; {listed}"
 
 
 def _complaint(error: Exception) -> str:
@@ -114,11 +138,8 @@ class _Faults:
                 continue
             key = parsed.key_or_group.lstrip("/")
             chooses = key.split("/")[0] in groups and "." not in key
-            if chooses and not isinstance(parsed.value(), str):
-                options = GlobalHydra.instance().config_loader().get_group_options(key)
-                faults.append(
-                    f"{override}: {key} takes one option by its name; {choose('', options)}"
-                )
+            if fault := _unnamed_option(override, parsed):
+                faults.append(fault)
                 continue
             (choices if chooses else values).append((override, parsed))
         # options first: they decide which keys there are

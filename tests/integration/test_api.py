@@ -257,6 +257,12 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"min_kept": 0.0}, "min_kept"),
         ({"exclude": ["*"]}, "exclude"),
         ({"resume": "latest"}, "no sweep in"),
+        ({"name": "a/b"}, "a sweep is named with letters"),
+        ({"exclude": "3*"}, "exclude is '3\\*'; give a list of patterns"),
+        ({"constraints": [("size_mb", 1)]}, "constraints is .*; give a list of Constraint"),
+        ({"trials": "4", "seed": -1}, "trials is '4'; give a whole number(.|\n)*seed is -1; give"),
+        ({"recovery": {"epochs": 1}}, "recovery is .*; give an autoprune.FitPlan"),
+        ({"searcher": lambda *_: 3}, "the searcher is a int without ask, tell"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_and_leaves_nothing(

@@ -80,7 +80,7 @@ def test_targets_and_their_arguments_all_at_once(refused: Refused) -> None:
         "meter.runtime._target_=autoprune.measurement.runtimes",
     )
     assert "autoprune.models.mlp takes no argument 'depht'; did you mean 'depth'?" in message
-    assert "task.data._target_ 'autoprune.data.digts' cannot be imported" in message
+    assert "data._target_ 'autoprune.data.digts' cannot be imported" in message
     assert "in autoprune.data did you mean 'digits'?" in message
     assert "Classification takes no argument 'augmnt'; did you mean 'augment'?" in message
     assert "in autoprune did you mean 'searchers'?" in message
@@ -97,7 +97,7 @@ def test_targets_that_give_something_else(refused: Refused) -> None:
     message = refused("plan", *SMALL, "model._target_=torch.nn.Linear")
     assert "torch.nn.Linear needs this argument; set +model.in_features=..." in message
     message = refused("plan", *SMALL, "searcher._target_=tests.odd.searcher", "~searcher.sampler")
-    assert "gave a tuple without ask, tell" in message
+    assert "the searcher is a tuple without ask, tell" in message
     message = refused("plan", *SMALL, "meter.runtime._target_=autoprune.models.mlp")
     assert "takes no argument 'threads'" in message
 
@@ -246,6 +246,68 @@ def test_more_gpus_than_there_are(refused: Refused) -> None:
     words = [word for word in SMALL if not word.startswith("executor")]
     message = refused("sweep", *words, "executor.slots=2", "executor.gpus=64")
     assert "2 trials at a time ask for 2 CPUs and 128 GPUs, there are" in message
+
+
+ODD = """
+import torch
+from torch import nn
+from autoprune.data import Splits, TensorSplit, digits
+
+def pair():
+    found = digits(side=8)
+    return found.train, found.val
+
+def strange():
+    found = digits(side=8)
+    return Splits(found.train, found.val, TensorSplit(found.test.inputs, found.test.targets + 5))
+
+class OneByOne(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x.reshape(1, -1)).relu())
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 10)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "message"),
+    [
+        ("data", "pair", "data is a tuple; give (return) autoprune.data.Splits with"),
+        ("data", "strange", "labels of 'test' lie in 5..14 and those of 'train' up to 9; give"),
+        ("data", "missing", "data._target_ 'odd_things.missing' cannot be imported"),
+        ("model", "OneByOne", "OneByOne and the task do not go together: on a first batch they"),
+        ("model", "scripted", "is compiled by TorchScript, whose layers cannot be cut; give the"),
+    ],
+)
+def test_what_users_bring(
+    refused: Refused, tmp_path: Path, group: str, target: str, message: str
+) -> None:
+    (tmp_path / "odd_things.py").write_text(ODD)
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(f"_target_: odd_things.{target}")
+    small = [word for word in SMALL if not word.startswith(f"{group}.") or group == "data"]
+    words = [w for w in small if not (group == "model" and w.startswith("model"))]
+    words = [w for w in words if not (group == "data" and w.startswith("data"))]
+    said = refused("sweep", "--config-dir", ".", *words, f"{group}=mine")
+    assert message in said
+
+
+@pytest.mark.parametrize("word", ["model=null", "data=3", "experiment=null", "searcher=[tpe,gp]"])
+def test_options_are_chosen_by_their_names(refused: Refused, word: str) -> None:
+    group = word.partition("=")[0]
+    assert f"{group} takes one option by its name" in refused("sweep", *SMALL, word)
+
+
+def test_a_file_that_is_no_yaml_is_named_with_the_line(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "bad.yaml").write_text("_target_: x.Y\n  z: : y\n")
+    message = refused("sweep", "--config-dir", ".", "model=bad")
+    assert "line 2: mapping values are not allowed here; mend the file" in message
 
 
 def test_places_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def ctrl_c(driver: Driver) -> None:
     os.killpg(driver.process.pid, signal.SIGINT)
 
 
+def terminate(driver: Driver) -> None:
+    """What a batch system or a container does: the driver alone gets the signal."""
+    driver.process.terminate()
+
+
 def running(folder: Path) -> set[int]:
     return {event["trial"]["number"] for event in events(folder, "ask")} - set(told(folder))
 
@@ -51,19 +56,20 @@ def in_recovery(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("executor", "policy"),
+    ("executor", "policy", "ask_to_stop"),
     [
-        ("executor=inline", "finish"),
-        ("executor.slots=2", "finish"),
-        ("executor.slots=2", "give_up"),
+        ("executor=inline", "finish", ctrl_c),
+        ("executor.slots=2", "finish", ctrl_c),
+        ("executor.slots=2", "give_up", ctrl_c),
+        ("executor.slots=2", "finish", terminate),
     ],
 )
-def test_once_ends_in_good_order_and_can_be_resumed(tmp_path, executor, policy):
+def test_once_ends_in_good_order_and_can_be_resumed(tmp_path, executor, policy, ask_to_stop):
     driver = Driver([*SWEEP, executor, f"executor.on_interrupt={policy}"], tmp_path)
     folder = until(driver, in_recovery)
     before = running(folder)
     family = driver.family()
-    ctrl_c(driver)
+    ask_to_stop(driver)
     assert driver.process.wait(PATIENCE_S) == 130, driver.said
 
     said = driver.said

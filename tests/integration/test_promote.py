@@ -335,6 +335,16 @@ def test_a_sweep_that_mlflow_does_not_know_is_refused_before_the_proof(
     assert "test " not in captured.out
 
 
+def test_a_store_that_was_copied_is_refused_before_anything_is_written(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shop.output, tmp_path / "copy")
+    before = sorted(shop.output.rglob("*"))
+    assert main(["promote", f"output={tmp_path / 'copy'}", "select.max_accuracy_drop=1"]) == 2
+    assert "was moved or copied: its artifacts are noted at file://" in capsys.readouterr().err
+    assert sorted(shop.output.rglob("*")) == before
+
+
 def test_there_is_nothing_to_roll_back_of_a_sweep_not_promoted(
     shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:

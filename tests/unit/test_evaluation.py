@@ -282,6 +282,15 @@ def test_really_out_of_memory(trial, context):
     assert failure.cause is Cause.OUT_OF_MEMORY
 
 
+def test_what_is_measured_of_every_network_is_not_the_tasks_to_tell(trial, context):
+    class Boasting(Blobs):
+        def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+            return {**super().evaluate(model, batches), "speedup": 99.0, "params": 1.0}
+
+    failure = fault(trial, replace(context, task=Boasting()))
+    assert "returned ['params', 'speedup'], which are measured of every network" in failure.reason
+
+
 def test_a_metric_that_is_not_finite_is_a_failure(trial, context):
     class Nowhere(Blobs):
         def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:

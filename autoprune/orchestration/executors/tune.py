@@ -190,10 +190,11 @@ class TuneExecutor:
 
 @contextmanager
 def _our_signals() -> Iterator[None]:
-    """Take SIGTERM back from Ray 2.60, whose own handler aborts the driver with a C++ stack."""
+    """Take SIGTERM back from Ray 2.60, whose own handlers end the driver at once."""
+    before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
