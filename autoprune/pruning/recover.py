@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.isolation import derive, mode, own_rng
@@ -45,10 +45,10 @@ class FitPlan:
     amp: str = "off"
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
-        if self.amp not in AMP_DTYPES:
-            raise unknown("amp", self.amp, AMP_DTYPES)
+        faults = []
+        for name, known in (("optimizer", OPTIMIZERS), ("amp", AMP_DTYPES)):
+            if getattr(self, name) not in known:
+                faults.append(str(unknown(name, getattr(self, name), known)))
         rules = {
             "epochs": (self.epochs >= 0, "0 or more"),
             "lr": (0 < self.lr < math.inf, "a positive number"),
@@ -60,9 +60,13 @@ class FitPlan:
                 "a positive number",
             ),
         }
-        for name, (holds, remedy) in rules.items():
-            if not holds:
-                raise AutopruneError(f"{name} is {getattr(self, name)}; choose {remedy}")
+        faults += [
+            f"{name} is {getattr(self, name)}; choose {remedy}"
+            for name, (holds, remedy) in rules.items()
+            if not holds
+        ]
+        if faults:
+            raise FaultsError(faults)
 
     def lr_at(self, progress: float, *, step: float) -> float:
         """The learning rate of the step that begins at `progress` and spans `step`, in epochs."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialLimits
@@ -24,8 +24,8 @@ def fit_plan(section: str, config: Mapping[str, Any]) -> FitPlan:
         )
     try:
         return FitPlan(**config)
-    except AutopruneError as error:
-        raise AutopruneError(f"{section}: {error}") from error
+    except FaultsError as error:
+        raise FaultsError([f"{section}: {fault}" for fault in error.faults]) from error
 
 
 def recoveries_of(config: Mapping[str, Any]) -> dict[str, FitPlan]:

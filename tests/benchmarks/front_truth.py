@@ -100,7 +100,7 @@ def by_autoprune(output: Path, trials: int) -> tuple[Search, nn.Module]:
     return Search(told, view.utilisation, view.search_s), baseline.eval()
 
 
-def by_hand(baseline: nn.Module, space: SearchSpace, trials: int) -> Search:
+def by_hand(baseline: nn.Module, space: SearchSpace, folder: Path, *, trials: int) -> Search:
     """What people write today: the same trials, driven and timed by Ray Tune's own means."""
     torch.set_num_threads(1)
     baseline_s = mean_s(TorchRuntime().prepare(baseline, task().example()))
@@ -132,7 +132,7 @@ def by_hand(baseline: nn.Module, space: SearchSpace, trials: int) -> Search:
         tune.with_resources(trial, {"cpu": 1}),
         param_space={a.group.name: tune.uniform(SPACE.min_kept, 1.0) for a in space.axes},
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=trials),
-        run_config=tune.RunConfig(verbose=0),
+        run_config=tune.RunConfig(verbose=0, storage_path=str(folder)),
     ).fit()
     search_s = time.perf_counter() - start
     found = [result.metrics for result in results if result.metrics and "spec" in result.metrics]
@@ -187,7 +187,8 @@ def main() -> None:
     dependencies = trace(baseline, task().example(), time_limit_s=60)
     space = build_space(dependencies.groups, SPACE)
     ray.init(num_cpus=SLOTS, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    stock = by_hand(baseline, space, arguments.trials)
+    with tempfile.TemporaryDirectory() as folder:
+        stock = by_hand(baseline, space, Path(folder), trials=arguments.trials)
     ray.shutdown()
     torch.set_num_threads(1)
     found = {

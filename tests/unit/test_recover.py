@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.objective import Metric
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.accuracy import evaluate
@@ -266,3 +266,10 @@ def test_evaluation_wants_every_metric():
 
     with pytest.raises(AutopruneError, match=r"returned \['accuracy'\] without \['f1'\]"):
         evaluate(small_net(), Lacking(), "val")
+
+
+def test_every_fault_of_a_plan_is_told_at_once():
+    with pytest.raises(FaultsError) as caught:
+        FitPlan(epochs=-1, lr=0.0, optimizer="sdg", amp="bf61")
+    assert len(caught.value.faults) == 4
+    assert "did you mean 'sgd'" in str(caught.value)
