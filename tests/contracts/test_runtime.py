@@ -58,6 +58,7 @@ class TestCompiled(RuntimeContract):
         return TorchRuntime("compile")
 
 
+@pytest.mark.slow  # every network is compiled to a library of its own
 @needs_compiler
 class TestAheadOfTime(RuntimeContract):
     @pytest.fixture
