@@ -2,6 +2,7 @@ import fcntl
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,35 @@ for _ in range(int(sys.argv[3])):
         os.write(log, b"M")
         time.sleep(0.005)
         os.write(log, b"m")
+"""
+DOOMED = """
+import contextlib, fcntl, itertools, signal
+
+def die_at(call, way):
+    flock, calls = fcntl.flock, itertools.count(1)
+    def doomed(file, how):
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flock(file, how)
+    fcntl.flock = doomed
+    with getattr(gate, way)():
+        pass
+    os._exit(0)
+
+way, meanwhile = sys.argv[3:]
+for call in itertools.count(1):
+    with getattr(gate, meanwhile, contextlib.nullcontext)():
+        child = os.fork()
+        if child == 0:
+            die_at(call, way)
+        time.sleep(0.01)
+    died = os.waitpid(child, 0)[1] != 0
+    with gate.measuring():
+        pass
+    with gate.step():
+        pass
+    if not died:
+        sys.exit(call)
 """
 FORKING_TRAINER = """
 with gate.step():
@@ -141,6 +171,17 @@ def test_processes_killed_at_random_points_block_nobody(node, seed):
     eventually(lambda: "-" in node.events()[seen:])
 
 
+@pytest.mark.parametrize(
+    ("way", "meanwhile", "calls"),
+    [
+        *(("step", "nothing", 4), ("step", "step", 4), ("step", "measuring", 7)),
+        *(("measuring", way, 10) for way in ("nothing", "step", "measuring")),
+    ],
+)
+def test_a_process_killed_before_any_of_its_lock_calls_blocks_nobody(node, way, meanwhile, calls):
+    assert node.start(DOOMED, way, meanwhile).wait(PATIENCE_S) == calls + 1
+
+
 def test_a_child_forked_inside_a_step_does_not_keep_its_dead_parents_lock(node):
     parent = node.start(FORKING_TRAINER)
     eventually(lambda: {"c", "+"} <= set(node.events()))
@@ -217,7 +258,19 @@ def test_the_folder_defaults_to_one_of_the_users_own(tmp_path, monkeypatch):
     thread.join()
     folder = tmp_path / f"autoprune-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert {path.name for path in folder.iterdir()} == {"gate.lock", "room.lock"}
+    names = {"queue.lock", "waiting.lock", "gate.lock", "room.lock"}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_a_folder_that_is_tidied_away_does_not_part_old_users_of_it_from_new(node):
+    gate = QuietNode(node.folder)
+    with gate.step():
+        shutil.rmtree(node.folder)
+        node.meter_gets_through()  # in a new folder, as the old one cannot be found any more
+        with pytest.raises(AssertionError, match="entered again inside"), gate.step():
+            pass
+    with gate.measuring():
+        assert locked(node.folder / "room.lock")
 
 
 def test_a_thread_that_ends_lets_go(tmp_path):
@@ -249,8 +302,14 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(AutopruneError, match=r"cannot be made .*set TMPDIR"):
+    with pytest.raises(AutopruneError, match=r"cannot be made .*set meter.gate_folder, or TMPDIR"):
         QuietNode(tmp_path / "file" / "gate").step().__enter__()
+
+
+def test_a_folder_that_does_not_take_the_locks_is_refused(tmp_path):
+    (tmp_path / "gate.lock").mkdir()
+    with pytest.raises(AutopruneError, match=r"cannot open its lock .*gate.lock .*set meter.gate"):
+        QuietNode(tmp_path).step().__enter__()
 
 
 def test_without_a_gate_nobody_waits():
