@@ -52,7 +52,7 @@ WORDS = (
 
 def meter(max_s: float = 0.05) -> PairedMeter:
     """A real meter in a hurry."""
-    settings = MeterSettings(max_s=max_s, warmup_s=0.01, min_pairs=3)
+    settings = MeterSettings(max_s=max_s, warmup_s=0.01, min_runs=2, run_s=0.01, sample_s=0.0005)
     return PairedMeter(TorchRuntime(), NoGate(), settings)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from autoprune.domain.objective import SIZE_METRICS
@@ -28,11 +27,12 @@ from autoprune.evaluation.networks import example_outputs, portable, settled_ste
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.measurement.cost import costs
 from autoprune.measurement.latency import speed_metrics
+from autoprune.measurement.prepared import out_of_memory
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import Scoring
 from autoprune.pruning.recipe import Recipe, rebuild
-from autoprune.pruning.recover import FitState, fit, recalibrate
+from autoprune.pruning.recover import FitPlan, FitState, fit, recalibrate
 from autoprune.pruning.surgery import prune
 
 
@@ -93,6 +93,10 @@ class _Run:
         self.seconds: dict[str, float] = dict(resume.seconds) if resume else {}
         self.carried = sum(self.seconds.values())
 
+    @property
+    def _plan(self) -> FitPlan:
+        return self.context.recoveries[self.trial.spec.recovery]
+
     def elapsed(self) -> float:
         """Seconds spent on the trial, those before a resume included."""
         return self.carried + time.perf_counter() - self.started
@@ -116,7 +120,8 @@ class _Run:
             model = model.to(self.context.device)
         yield from self._recover(model, recipe, speedup, fit_state)
         with self._timed(Stage.EVALUATE):
-            self._learn(self._evaluate(model))
+            if self._plan.epochs:  # otherwise the proxy is what the network is worth
+                self._learn(self._evaluate(model))
             with self._guard():
                 outputs = example_outputs(portable(model), self.context.task)
         done = self._snapshot(model, recipe, speedup, None)
@@ -168,7 +173,7 @@ class _Run:
     def _recover(
         self, model: nn.Module, recipe: Recipe, speedup: Speedup, resume: FitState | None
     ) -> Iterator[Progress]:
-        plan = self.context.recoveries[self.trial.spec.recovery]
+        plan = self._plan
         epochs = fit(
             model,
             self.context.task,
@@ -250,8 +255,6 @@ def failure_of(error: Exception, stage: Stage) -> Failure:
     if isinstance(error, TrialError):
         return Failure(stage, error.cause, str(error))
     text = f"{type(error).__name__}: {error}"
-    # torch 2.13 raises a bare RuntimeError where the CPU allocator fails
-    exhausted = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if exhausted or "can't allocate memory" in text or "not enough memory" in text:
+    if out_of_memory(error):
         return Failure(stage, Cause.OUT_OF_MEMORY, text)
     return Failure(stage, Cause.ERROR, text)

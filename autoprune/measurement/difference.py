@@ -1,6 +1,5 @@
 """How far the outputs of two networks are apart."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,12 @@ def _array(leaf: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
     return leaf
 
 
-def relative_difference(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float:
-    """The largest difference between outputs, each as a part of its largest expected entry.
+def relative_difference(outputs: Any, expected_outputs: Any) -> float:
+    """The largest difference between nested outputs, each as a part of its largest expected entry.
 
     Infinite where the number of outputs, a shape, or the places of NaN differ.
     """
+    found, expected = arrays_of(outputs), arrays_of(expected_outputs)
     if [a.shape for a in found] != [b.shape for b in expected]:
         return float("inf")
     worst = 0.0

@@ -1,12 +1,17 @@
-"""The statistics of paired times. Axis legend: N = pairs, B = resamples."""
+"""The statistics of paired times. Axis legend: R = runs, N = pairs of one run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-RESAMPLES = 1000
-_TAILS = (0.025, 0.975)
+FEWEST_RUNS = 2
+_CONFIDENCE = 0.95
+
+Times = NDArray[np.float64]
+"""Times of one run, of shape (N, 2): baseline and candidate, positive, in any unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +32,35 @@ class RatioEstimate:
         return (self.high - self.low) / (2.0 * self.ratio)
 
 
-def estimate_ratio(
-    baseline_N: NDArray[np.float64],  # noqa: N803
-    candidate_N: NDArray[np.float64],  # noqa: N803
-    *,
-    seed: int,
-) -> RatioEstimate:
-    """The median of the pairwise ratios baseline / candidate, with a bootstrap interval.
+def estimate_ratio(runs: Sequence[Times]) -> RatioEstimate:
+    """The ratio baseline / candidate: the mean over runs of the median over a run's pairs.
 
-    Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
-    13) of the median over pairs. Everything is computed on logarithms, so that swapping the two
-    gives exactly the inverse and a change of unit changes nothing. Times are positive, in any
-    unit, at least one pair.
+    Pairs of one run share what that run was dealt (where the networks lie in memory, what the
+    node did), so they say little about the next one: the interval is Student's over the runs'
+    medians, the highest level that varies (Kalibera and Jones, Rigorous Benchmarking in
+    Reasonable Time, ISMM 2013). Everything is computed on logarithms, so that swapping the two
+    gives exactly the inverse and a change of unit changes nothing. At least `FEWEST_RUNS` runs
+    of at least one pair each.
     """
-    assert baseline_N.shape == candidate_N.shape, "pairs"
-    assert len(baseline_N) > 0, "at least one pair"
-    logs_N = np.log(baseline_N) - np.log(candidate_N)  # noqa: N806
-    middle = float(np.median(logs_N))
-    rng = np.random.default_rng(seed)
-    picks_BN = rng.integers(0, len(logs_N), size=(RESAMPLES, len(logs_N)))  # noqa: N806
-    low, high = np.quantile(np.median(logs_N[picks_BN], axis=1), _TAILS)
-    ratios_N = np.exp(logs_N)  # noqa: N806
+    assert len(runs) >= FEWEST_RUNS, f"{len(runs)} runs"
+    medians_R = np.array([np.median(log_ratios(run)) for run in runs])  # noqa: N806
+    middle = float(medians_R.mean())
+    error = float(medians_R.std(ddof=1)) / len(runs) ** 0.5
+    half = float(stdtrit(len(runs) - 1, (1.0 + _CONFIDENCE) / 2.0)) * error
     return RatioEstimate(
         ratio=float(np.exp(middle)),
-        # The sample's median may lie at the edge of its few resampled medians.
-        low=float(np.exp(min(low, middle))),
-        high=float(np.exp(max(high, middle))),
-        noise=float(ratios_N.std() / ratios_N.mean()),
+        low=float(np.exp(middle - half)),
+        high=float(np.exp(middle + half)),
+        noise=variation(np.concatenate(list(runs))),
     )
+
+
+def variation(times_N2: Times) -> float:  # noqa: N803
+    """The coefficient of variation of the pairwise ratios."""
+    ratios_N = np.exp(log_ratios(times_N2))  # noqa: N806
+    return float(ratios_N.std() / ratios_N.mean())
+
+
+def log_ratios(times_N2: Times) -> NDArray[np.float64]:  # noqa: N803
+    """Logarithms of the pairwise ratios baseline / candidate, of shape (N,)."""
+    return np.log(times_N2[:, 0]) - np.log(times_N2[:, 1])

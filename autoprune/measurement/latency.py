@@ -3,38 +3,25 @@
 import gc
 import math
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import SPEED_METRICS, Direction
-from autoprune.domain.trial import Cause, Speedup, TrialError
+from autoprune.domain.trial import Speedup
 from autoprune.measurement.device import Device
-from autoprune.measurement.difference import arrays_of, relative_difference
-from autoprune.measurement.estimate import RatioEstimate, estimate_ratio
+from autoprune.measurement.estimate import FEWEST_RUNS, RatioEstimate, estimate_ratio, variation
 from autoprune.measurement.load import LoadWatch, NodeLoad, NodeWatch, average
+from autoprune.measurement.pair import Pair, RunTimes
+from autoprune.measurement.prepared import prepared, prepared_once, repeated
 from autoprune.measurement.quiet import Gate
-from autoprune.measurement.runtimes.protocol import (
-    Calibrates,
-    Inference,
-    Runtime,
-    SelfTimed,
-    frozen_copy,
-    torch_threads,
-)
-from autoprune.tasks.protocol import Inputs, Task, forward, map_inputs, move, network_inputs
-
-_FEWEST_PAIRS = 3
-_WINDOW = 5
-_STEADY = 0.05
+from autoprune.measurement.runtimes.protocol import Calibrates, Runtime, torch_threads
+from autoprune.tasks.protocol import Inputs, Task, network_inputs
 
 
 class SpeedMeter(Protocol):
@@ -58,28 +45,28 @@ class SpeedMeter(Protocol):
 class MeterSettings:
     """How long and how carefully to measure.
 
-    A round ends when half the interval is at most `half_width` of the ratio after at least
-    `min_pairs`, or at `max_pairs`, or after `max_s` seconds of measuring. It is done again, at
-    most `repeats` times, while the noise is above `noise_limit`, other processes keep more than
-    `others_limit` cores busy, or the hypervisor takes more than the share `steal_limit`; the
-    quietest round counts. Others are kept waiting for about `slice_s` (and `warmup_s` at the start
-    of a round) at a stretch; networks slower than that hold them for two pairs, three at the
-    start. A sample lasts at least `sample_s`; faster networks are called several times in it. Of
-    several `batch_sizes` the first gives the speedup, each takes a measurement of its own.
+    A measurement consists of runs: in each of them both networks are loaded anew and timed in
+    turn for `run_s` seconds behind the gate (longer networks for one pair, and after a warm-up of
+    at most `warmup_s` the first time). It ends when half the interval over the runs is at most
+    `half_width` of the ratio after at least `min_runs`, or at `max_runs`, or after `max_s` seconds
+    of measuring, into which runs are made to fit, but not before the fourth. A run in which the
+    noise is above `noise_limit`, other processes keep more than `others_limit` cores busy, or the
+    hypervisor takes more than the share `steal_limit` is not counted, as long as there are enough
+    that are. A sample lasts at least `sample_s`; faster networks are called several times in it.
+    Of several `batch_sizes` the first gives the speedup, each takes a measurement of its own.
     """
 
     batch_sizes: tuple[int, ...] = (1,)
     half_width: float = 0.02
-    min_pairs: int = 30
-    max_pairs: int = 1000
+    min_runs: int = 6
+    max_runs: int = 16
     max_s: float = 1.5
     warmup_s: float = 0.3
-    slice_s: float = 0.25
-    sample_s: float = 0.001
+    run_s: float = 0.1
+    sample_s: float = 0.005
     noise_limit: float = 0.5
     others_limit: float = 0.5
     steal_limit: float = 0.05
-    repeats: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +74,7 @@ class MeterSettings:
             value = getattr(self, field.name)
             if field.name == "batch_sizes":
                 continue
-            open_at_zero = field.name in ("warmup_s", "repeats", "seed", "steal_limit")
+            open_at_zero = field.name in ("warmup_s", "seed", "steal_limit")
             if not math.isfinite(value) or value < 0 or (value == 0 and not open_at_zero):
                 least = "0 or more" if open_at_zero else "more than 0"
                 raise AutopruneError(f"meter setting {field.name} is {value}; choose {least}")
@@ -96,10 +83,10 @@ class MeterSettings:
             raise AutopruneError(
                 f"meter setting batch_sizes is {list(sizes)}; name each size once, from 1 up"
             )
-        if not _FEWEST_PAIRS <= self.min_pairs <= self.max_pairs:
+        if not FEWEST_RUNS <= self.min_runs <= self.max_runs:
             raise AutopruneError(
-                f"meter settings min_pairs {self.min_pairs} and max_pairs {self.max_pairs}; "
-                f"choose {_FEWEST_PAIRS} <= min_pairs <= max_pairs"
+                f"meter settings min_runs {self.min_runs} and max_runs {self.max_runs}; "
+                f"choose {FEWEST_RUNS} <= min_runs <= max_runs"
             )
 
 
@@ -110,14 +97,14 @@ class PairedMeter:
     Same process, same threads, same runtime. The candidate is prepared (copied, exported) for
     every measurement, the baseline once a process for as long as it lives; neither is timed before
     its outputs agree with eager PyTorch's. `clock` counts seconds and never goes back; `watch`
-    starts to watch what else the node does.
+    starts to watch a device, and what else its node does.
     """
 
     runtime: Runtime
     gate: Gate
     settings: MeterSettings = MeterSettings()
     clock: Callable[[], float] = time.perf_counter
-    watch: Callable[[], LoadWatch] = NodeWatch
+    watch: Callable[[str], LoadWatch] = NodeWatch
 
     @property
     def metrics(self) -> Mapping[str, Direction]:
@@ -130,78 +117,64 @@ class PairedMeter:
         """Prepare the network without timing it. Raises what `measure` raises."""
         with self.gate.step():
             for size in self.settings.batch_sizes:
-                _prepared(self.runtime, model, repeated(example, size))
+                prepared(self.runtime, model, repeated(example, size))
 
     def measure(self, candidate: nn.Module, baseline: nn.Module, example: Inputs) -> Speedup:
-        """The median of the pairwise ratios with its interval; `settled` where it is narrow.
+        """The ratio of times with its interval; `settled` where that is narrow.
 
         Raises what the runtime's `prepare` raises, and TrialError (cause runtime) where it does
         not compute what eager PyTorch does.
         """
         first, *further = (
-            self._measured(candidate, baseline, repeated(example, size), size)
+            self.measure_batch(candidate, baseline, repeated(example, size), size)
             for size in self.settings.batch_sizes
         )
         return replace(first, further=tuple(further))
 
-    def _measured(
+    def measure_batch(
         self, candidate: nn.Module, baseline: nn.Module, example: Inputs, batch_size: int
     ) -> Speedup:
+        """The speedup on an example that is a batch of `batch_size` already."""
         settings = self.settings
-        rng = np.random.default_rng(settings.seed)
         # exporting a network is work like a training step: another trial may be measuring
         with self.gate.step():
-            prepared = (
-                _prepared_baseline(self.runtime, baseline, example),
-                _prepared(self.runtime, candidate, example),
+            pair = Pair(
+                prepared_once(self.runtime, baseline, example),
+                prepared(self.runtime, candidate, example),
+                sample_s=settings.sample_s,
+                clock=self.clock,
+                rng=np.random.default_rng(settings.seed),
             )
-        pair = _Pair(*prepared, clock=self.clock, rng=rng)
-        rounds = []
-        for _ in range(1 + settings.repeats):
-            rounds.append(self._round(pair))
-            if rounds[-1].quiet(settings):
-                break
-        best = min(rounds, key=lambda r: (not r.quiet(settings), r.estimate.noise))
-        return self._speedup(best, batch_size)
-
-    def _round(self, pair: "_Pair") -> "_Round":
-        settings = self.settings
-        times: list[tuple[float, float]] = []
-        loads: list[NodeLoad] = []
-        spent_s = 0.0
+        runs: list[_Run] = []
         while True:
-            spent_s += self._slice(pair, times, loads)
-            if len(times) < _FEWEST_PAIRS:
+            runs.append(self._run(pair))
+            if len(runs) < min(settings.min_runs, _FEWEST_RUNS):
                 continue
-            found = _Round(np.array(times), loads, settings.seed)
-            if found.narrow(settings):
-                return found
-            if len(times) >= settings.max_pairs or spent_s >= settings.max_s:
-                return found
+            found = _Found(runs, settings)
+            spent_s = sum(run.seconds for run in runs)
+            if found.settled or len(runs) >= settings.max_runs or spent_s >= settings.max_s:
+                return self._speedup(found, batch_size)
 
-    def _slice(
-        self, pair: "_Pair", times: list[tuple[float, float]], loads: list[NodeLoad]
-    ) -> float:
-        """Add to `times` behind the gate for a while; the seconds of measuring it took."""
-        settings = self.settings
+    def _run(self, pair: Pair) -> "_Run":
+        """One run: load both anew as trainers work, time them while nobody does."""
+        settings, times = self.settings, RunTimes()
+        with self.gate.step():
+            pair.reload()
         with self.gate.measuring(), torch_threads(self.runtime.threads), _no_collection():
-            if times:
-                pair.sample()  # others ran in the meantime, and the caches are theirs
-            else:
-                pair.warm_up(settings.warmup_s, settings.sample_s)
-            watch, start = self.watch(), self.clock()
-            while len(times) < settings.max_pairs:
-                times.append(pair.sample())
-                if self.clock() - start >= settings.slice_s:
-                    break
-            spent_s = self.clock() - start
-            loads.append(watch.read())
-            return spent_s
+            pair.warm_up(settings.warmup_s)
+            watch, start = self.watch(self.runtime.device), self.clock()
+            spent_s = 0.0
+            while spent_s < min(settings.run_s, settings.max_s / settings.min_runs):
+                pair.sample(times)
+                spent_s = self.clock() - start
+            return _Run(times, watch.read(), spent_s)
 
-    def _speedup(self, found: "_Round", batch_size: int) -> Speedup:
-        estimate, settings, load = found.estimate, self.settings, found.load
-        baseline_ms, candidate_ms = np.median(found.times_N2, axis=0) * 1e3
-        baseline_p95_ms, candidate_p95_ms = np.quantile(found.times_N2, 0.95, axis=0) * 1e3
+    def _speedup(self, found: "_Found", batch_size: int) -> Speedup:
+        estimate, load = found.estimate, found.load
+        (baseline_ms, baseline_p95_ms), (candidate_ms, candidate_p95_ms) = (
+            np.quantile(np.concatenate([run.times.calls_of(which) for run in found.runs]), _P) * 1e3
+            for which in (0, 1)
+        )
         return Speedup(
             ratio=estimate.ratio,
             low=estimate.low,
@@ -210,7 +183,8 @@ class PairedMeter:
             candidate_ms=float(candidate_ms),
             baseline_p95_ms=float(baseline_p95_ms),
             candidate_p95_ms=float(candidate_p95_ms),
-            samples=len(found.times_N2),
+            samples=sum(len(run.times.pairs) for run in found.runs),
+            runs=len(found.runs),
             runtime=self.runtime.name,
             device=str(Device.of(self.runtime.device, self.runtime.library)),
             noise=estimate.noise,
@@ -219,8 +193,42 @@ class PairedMeter:
             frequency_mhz=load.frequency_mhz,
             batch_size=batch_size,
             threads=self.runtime.threads,
-            settled=found.narrow(settings) and found.quiet(settings),
+            settled=found.settled,
         )
+
+
+_P = (0.5, 0.95)
+_FEWEST_RUNS = 4
+"""Student's interval over fewer is several times as wide as their spread."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The times of one run, what else the node did, and the seconds it took."""
+
+    times: RunTimes
+    load: NodeLoad
+    seconds: float
+
+    def quiet(self, settings: MeterSettings) -> bool:
+        """Whether neither the times nor the node were too restless."""
+        return (
+            variation(self.times.times_N2) <= settings.noise_limit
+            and self.load.others <= settings.others_limit
+            and self.load.steal <= settings.steal_limit
+        )
+
+
+class _Found:
+    """What several runs say together; the restless ones count where the quiet are too few."""
+
+    def __init__(self, runs: Sequence[_Run], settings: MeterSettings) -> None:
+        quiet = [run for run in runs if run.quiet(settings)]
+        enough = len(quiet) >= settings.min_runs
+        self.runs = quiet if enough else runs
+        self.load = average([run.load for run in self.runs])
+        self.estimate: RatioEstimate = estimate_ratio([run.times.times_N2 for run in self.runs])
+        self.settled = enough and self.estimate.half_width <= settings.half_width
 
 
 def speed_metrics(speedup: Speedup, baseline_ms: float) -> dict[str, float]:
@@ -243,32 +251,6 @@ def speed_metrics(speedup: Speedup, baseline_ms: float) -> dict[str, float]:
     return found
 
 
-class _Round:
-    """The times of one round, baseline and candidate, and what they say. N = pairs."""
-
-    def __init__(
-        self,
-        times_N2: np.ndarray[Any, np.dtype[np.float64]],  # noqa: N803
-        loads: Sequence[NodeLoad],
-        seed: int,
-    ) -> None:
-        self.times_N2, self.load = times_N2, average(loads)
-        self.estimate: RatioEstimate = estimate_ratio(times_N2[:, 0], times_N2[:, 1], seed=seed)
-
-    def narrow(self, settings: MeterSettings) -> bool:
-        """Whether the interval is as narrow as was asked, over enough pairs."""
-        enough = len(self.times_N2) >= settings.min_pairs
-        return enough and self.estimate.half_width <= settings.half_width
-
-    def quiet(self, settings: MeterSettings) -> bool:
-        """Whether neither the times nor the node were too restless."""
-        return (
-            self.estimate.noise <= settings.noise_limit
-            and self.load.others <= settings.others_limit
-            and self.load.steal <= settings.steal_limit
-        )
-
-
 def calibrated(meter: PairedMeter, model: nn.Module, task: Task) -> PairedMeter:
     """The meter with what the task gives the network in training, if the runtime wants that."""
     runtime = meter.runtime
@@ -276,109 +258,6 @@ def calibrated(meter: PairedMeter, model: nn.Module, task: Task) -> PairedMeter:
         return meter
     heard = network_inputs(model, task, "train", most=runtime.calibration_samples)
     return replace(meter, runtime=runtime.calibrated(heard))
-
-
-class _Pair:
-    """Baseline and candidate, ready to be timed beside each other."""
-
-    def __init__(
-        self,
-        baseline: Inference,
-        candidate: Inference,
-        *,
-        clock: Callable[[], float],
-        rng: np.random.Generator,
-    ) -> None:
-        self._infer = (baseline, candidate)
-        self._calls = [1, 1]
-        self._clock = clock
-        self._rng = rng
-
-    def sample(self) -> tuple[float, float]:
-        """Seconds of one call of the baseline and of the candidate, timed in random order."""
-        seconds = [0.0, 0.0]
-        first = int(self._rng.integers(2))
-        for which in (first, 1 - first):
-            seconds[which] = self._time(which)
-        return seconds[0], seconds[1]
-
-    def warm_up(self, limit_s: float, sample_s: float) -> None:
-        """Call both until their times no longer change, at most `limit_s`; set the calls."""
-        start = self._clock()
-        self._calls = [1, 1]
-        self.sample()  # first calls allocate and compile
-        self._calls = [max(1, math.ceil(sample_s / max(t, 1e-9))) for t in self.sample()]
-        before, window = math.inf, []
-        while self._clock() - start < limit_s:
-            window.append(sum(self.sample()))
-            if len(window) == _WINDOW:
-                now = float(np.median(window))
-                if abs(now - before) <= _STEADY * now:
-                    return
-                before, window = now, []
-
-    def _time(self, which: int) -> float:
-        infer, calls = self._infer[which], self._calls[which]
-        if isinstance(infer, SelfTimed):
-            return infer.seconds(calls) / calls
-        start = self._clock()
-        for _ in range(calls):
-            infer()
-        return (self._clock() - start) / calls
-
-
-def repeated(example: Inputs, batch_size: int) -> Inputs:
-    """An example of batch size 1 as a batch of `batch_size`."""
-    batch: Inputs = map_inputs(lambda x: x.repeat(batch_size, *(1 for _ in x.shape[1:])), example)
-    return batch
-
-
-_KEPT = 8
-_PREPARED: "weakref.WeakKeyDictionary[nn.Module, deque[tuple[Any, Inference]]]" = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def _prepared_baseline(runtime: Runtime, baseline: nn.Module, example: Inputs) -> Inference:
-    """The baseline's inference, prepared once a process for a runtime and shapes.
-
-    Kept beside the module, not in the meter: a worker unpickles a new meter for every trial. The
-    last `_KEPT` of them are, for several batch sizes take turns.
-    """
-    key = (runtime, _shapes(baseline.state_dict()), _shapes(example))
-    kept = _PREPARED.setdefault(baseline, deque(maxlen=_KEPT))
-    found = next((infer for known, infer in kept if known == key), None)
-    if found is None:
-        found = _prepared(runtime, baseline, example)
-        kept.append((key, found))
-    return found
-
-
-def _prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
-    """A network ready to be timed, once it is known to compute what eager PyTorch computes."""
-    infer = runtime.prepare(model, example)
-    with torch_threads(runtime.threads), torch.no_grad():
-        expected = forward(frozen_copy(model), move(example, "cpu"))
-        found = infer()
-    difference = relative_difference(arrays_of(found), arrays_of(expected))
-    if not difference <= runtime.tolerance:
-        raise TrialError(
-            Cause.RUNTIME,
-            f"the outputs of runtime {runtime.name!r} differ from those of eager PyTorch by "
-            f"{difference:.2g} of the largest one; at most {runtime.tolerance:g} is allowed, so "
-            "its time means nothing; choose another runtime or precision",
-        )
-    return infer
-
-
-def _shapes(tensors: Any) -> Any:
-    if isinstance(tensors, torch.Tensor):
-        return tensors.shape, tensors.dtype
-    if isinstance(tensors, dict):
-        return tuple((name, _shapes(tensor)) for name, tensor in tensors.items())
-    if isinstance(tensors, tuple):
-        return tuple(_shapes(tensor) for tensor in tensors)
-    return None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Protocol
 
 import psutil
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class NodeLoad:
 
     `others` counts the cores that other processes kept busy, on average; `steal` is the share of
     the cores' time that the hypervisor gave to other machines, in [0, 1]; `frequency_mhz` is the
-    processor's clock at the end, None where the system does not tell.
+    clock, at the end, of the processor that ran the network, None where the system does not tell.
     """
 
     others: float
@@ -45,12 +46,14 @@ class LoadWatch(Protocol):
 
 
 class NodeWatch:
-    """Watches this node.
+    """Watches this node, and the clock of a device of it.
 
-    The kernel counts in hundredths of a second: over less than a tenth a load means little.
+    The kernel counts in hundredths of a second: over less than a tenth a load means little. The
+    clock of a CUDA device is read through NVML (extra ``autoprune[nvidia]``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = torch.device(device)
         self._at, self._own, self._all = time.perf_counter(), _own_s(), psutil.cpu_times()
 
     def read(self) -> NodeLoad:
@@ -62,7 +65,7 @@ class NodeWatch:
         return NodeLoad(
             others=max(0.0, busy / span),
             steal=min(1.0, max(0.0, steal / (span * (psutil.cpu_count() or 1)))),
-            frequency_mhz=_frequency_mhz(),
+            frequency_mhz=_frequency_mhz(self._device),
         )
 
 
@@ -76,7 +79,12 @@ def _busy_s(times: object) -> float:
     return float(sum(getattr(times, name, 0.0) for name in names))
 
 
-def _frequency_mhz() -> float | None:
+def _frequency_mhz(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        try:
+            return float(torch.cuda.clock_rate(device))
+        except (ImportError, RuntimeError):  # without NVML's library, or its driver
+            return None
     try:
         found = psutil.cpu_freq()
     except (OSError, NotImplementedError):

@@ -1,11 +1,14 @@
-"""Contexts that leave a network's modes and the process's random numbers as they were."""
+"""What leaves a network's modes and the process's random numbers as they were."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from autoprune.tasks.protocol import Inputs, device_of, forward, move
 
 
 @contextmanager
@@ -36,3 +39,10 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for module, was in before:
             module.training = was
+
+
+def outputs_of(model: nn.Module, example: Inputs) -> Any:
+    """What a network computes of an example in evaluation mode, where the network is."""
+    device = device_of(model)
+    with mode(model, training=False), own_rng(0, device), torch.no_grad():
+        return forward(model, move(example, device))

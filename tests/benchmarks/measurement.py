@@ -5,7 +5,9 @@ ONNX Runtime) are measured again and again: naively on the idle machine (the can
 under a baseline timed once), naively while two real processes train, in pairs while they train,
 and in pairs behind the gate while they train. The truth is what pairs give on the idle machine.
 Besides: how often the interval of two equal networks contains 1, what the gate costs a trainer
-when nobody measures, and how long a measurement takes. All figures are of one run.
+when nobody measures, how long a measurement takes, and how well the latency model predicts the
+speed of random specs: from single groups alone (its profile), and corrected by other random specs;
+never on those that it learnt from. All figures are of one run.
 """
 
 import argparse
@@ -15,15 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.latency import LatencyModel, Timing
+from autoprune.domain.profile import profile_widths
+from autoprune.domain.space import Bounds, PruningSpec, build_space
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.latency import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
@@ -43,7 +48,7 @@ STEPS_COMPARED = 400
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one pair on one runtime."""
+    """What came of one pair on one runtime; `flagged` of the gated ones did not settle."""
 
     name: str
     runtime: str
@@ -53,6 +58,7 @@ class Result:
     paired_loaded_cv: float
     gated_loaded_cv: float
     gated_loaded_bias: float
+    flagged: int
 
 
 def demo_network() -> nn.Module:
@@ -180,7 +186,8 @@ def compare(pair: Pair, gate: QuietNode, *, repeats: int, loaded: int) -> Result
     with trainers(loaded, gate.folder.parent):
         naive_loaded = repeat(naive, repeats)
         paired = repeat(lambda s: pair.speedup(NoGate(), s).ratio, repeats)
-        gated = repeat(lambda s: pair.speedup(gate, s).ratio, repeats)
+        found = [pair.speedup(gate, seed) for seed in range(1, repeats + 1)]
+    gated = [speedup.ratio for speedup in found]
     return Result(
         pair.name,
         pair.runtime.name,
@@ -190,6 +197,7 @@ def compare(pair: Pair, gate: QuietNode, *, repeats: int, loaded: int) -> Result
         paired_loaded_cv=spread(paired),
         gated_loaded_cv=spread(gated),
         gated_loaded_bias=statistics.mean(gated) / truth - 1,
+        flagged=sum(not speedup.settled for speedup in found),
     )
 
 
@@ -205,20 +213,93 @@ def aa_coverage(baseline: nn.Module, gate: QuietNode, *, repeats: int, loaded: i
     return hits / repeats
 
 
+def latency_model(
+    baseline: nn.Module, runtime: Runtime, *, learnt: int, unseen: int
+) -> dict[str, float | None]:
+    """How well the latency model predicts random specs of the demo's space on a runtime."""
+    dependencies = trace(baseline, EXAMPLE, time_limit_s=60)
+    space = build_space(dependencies.groups, Bounds("*", min_kept=0.1))
+    rng = np.random.default_rng(0)
+    meter = PairedMeter(runtime, NoGate())
+
+    def timing(widths: Mapping[str, int]) -> Timing:
+        network = prune(baseline, EXAMPLE, PruningSpec.of(widths), dependencies=dependencies).model
+        found = meter.measure(network, baseline, EXAMPLE)
+        return Timing.of(widths, found)
+
+    alone = [
+        timing({axis.group.name: width}) for axis in space.axes for width in profile_widths(axis)
+    ]
+    specs = [timing(space.sample(rng).widths) for _ in range(learnt + unseen)]
+    profile = LatencyModel.fit(space.groups, alone).error(specs[learnt:])
+    corrected = LatencyModel.fit(space.groups, [*alone, *specs[:learnt]]).error(specs[learnt:])
+    return {
+        "median_error": corrected.median,
+        "spearman": corrected.spearman,
+        "profile_median_error": profile.median,
+        "profile_spearman": profile.spearman,
+        "profile_points": len(alone),
+        "learnt": learnt,
+        "unseen": unseen,
+    }
+
+
 def gate_overhead(gate: Gate) -> float:
     """What passing the gate adds to a training step when nobody measures, as a part of it."""
     torch.set_num_threads(1)
-    with_gate, without = [], []
-    for number, step in zip(range(STEPS_COMPARED), training(), strict=False):
+    added = []
+    for _, step in zip(range(STEPS_COMPARED), training(), strict=False):
         start = time.perf_counter()
-        if number % 2:
-            with gate.step():
-                step()
-            with_gate.append(time.perf_counter() - start)
-        else:
+        with gate.step():
+            entered = time.perf_counter()
             step()
-            without.append(time.perf_counter() - start)
-    return statistics.median(with_gate) / statistics.median(without) - 1
+            done = time.perf_counter()
+        left = time.perf_counter()
+        added.append((left - done + entered - start) / (done - entered))
+    return statistics.median(added)
+
+
+def seconds_each(pairs: Sequence[Pair], gate: Gate) -> dict[str, float]:
+    """How long a measurement takes by the name of the runtime, as a mean over its pairs."""
+    each_s = {}
+    for runtime in RUNTIMES:
+        own = [pair for pair in pairs if pair.runtime == runtime]
+        start = time.perf_counter()
+        for pair in own:
+            pair.speedup(gate, 0)
+        each_s[runtime.name] = (time.perf_counter() - start) / len(own)
+    return each_s
+
+
+def compared(pairs: Sequence[Pair], gate: QuietNode, *, repeats: int, loaded: int) -> list[Result]:
+    """Every pair in every way, a line each."""
+    print("pair       runtime  ratio   naive idle  naive loaded  paired  gated   bias  flagged")
+    results = []
+    for pair in pairs:
+        r = compare(pair, gate, repeats=repeats, loaded=loaded)
+        results.append(r)
+        print(
+            f"{r.name:<10} {r.runtime:<8} {r.ratio:5.2f}x  {r.naive_idle_cv:10.3f}  "
+            f"{r.naive_loaded_cv:12.3f}  {r.paired_loaded_cv:6.3f}  {r.gated_loaded_cv:6.3f}  "
+            f"{r.gated_loaded_bias:+5.1%}  {r.flagged:7}",
+            flush=True,
+        )
+    return results
+
+
+def latency_models(baseline: nn.Module) -> dict[str, dict[str, float | None]]:
+    """What the latency model is worth by the name of the runtime, a line each."""
+    models = {}
+    for runtime in RUNTIMES:
+        m = models[runtime.name] = latency_model(baseline, runtime, learnt=16, unseen=24)
+        print(
+            f"latency model on {runtime.name}, {m['unseen']} unseen specs: median error "
+            f"{m['profile_median_error']:.1%}, rank correlation {m['profile_spearman']:.3f} "
+            f"from {m['profile_points']} points of single groups; {m['median_error']:.1%}, "
+            f"{m['spearman']:.3f} with {m['learnt']} measured specs",
+            flush=True,
+        )
+    return models
 
 
 def main() -> None:
@@ -237,32 +318,24 @@ def main() -> None:
         gate = QuietNode(Path(name) / "gate")
         baseline, loaded = demo_network(), arguments.trainers
         overhead = gate_overhead(gate)
-        print(f"the gate costs a trainer {overhead:+.2%} of a step when nobody measures")
+        print(f"the gate costs a trainer {overhead:.3%} of a step when nobody measures")
         pairs = pairs_of(baseline)
-        start = time.perf_counter()
-        for pair in pairs:
-            pair.speedup(gate, 0)
-        each_s = (time.perf_counter() - start) / len(pairs)
-        print(f"a measurement takes {each_s:.2f} s on the idle machine\n")
-        print("pair       runtime  ratio   naive idle  naive loaded  paired  gated   bias")
-        results = []
-        for pair in pairs:
-            results.append(compare(pair, gate, repeats=arguments.repeats, loaded=loaded))
-            r = results[-1]
-            print(
-                f"{r.name:<10} {r.runtime:<8} {r.ratio:5.2f}x  {r.naive_idle_cv:10.3f}  "
-                f"{r.naive_loaded_cv:12.3f}  {r.paired_loaded_cv:6.3f}  {r.gated_loaded_cv:6.3f}  "
-                f"{r.gated_loaded_bias:+.1%}",
-                flush=True,
-            )
+        each_s = seconds_each(pairs, gate)
+        shown = ", ".join(f"{seconds:.2f} s on {name}" for name, seconds in each_s.items())
+        print(f"a measurement, exports included, takes {shown} while nobody trains\n")
+        results = compared(pairs, gate, repeats=arguments.repeats, loaded=loaded)
         covered = aa_coverage(baseline, gate, repeats=arguments.equal, loaded=loaded)
         print(f"\nthe interval of two equal networks contains 1 in {covered:.0%} of measurements")
+        models = latency_models(baseline)
     if arguments.json is not None:
         facts = {
             "pairs": [asdict(result) for result in results],
             "aa_coverage": covered,
             "gate_overhead": overhead,
-            "seconds_per_measurement": each_s,
+            "seconds_per_measurement": each_s[RUNTIMES[0].name],
+            "seconds_by_runtime": each_s,
+            "latency_model": models[RUNTIMES[0].name],
+            "latency_models": models,
         }
         arguments.json.write_text(json.dumps(facts, indent=1))
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.measurement.difference import arrays_of, relative_difference
-from autoprune.measurement.runtimes import Runtime
+from autoprune.measurement.runtimes import Reloads, Runtime
 from autoprune.tasks.protocol import Inputs, forward
 
 
@@ -79,6 +79,15 @@ class RuntimeContract:
         for _ in range(3):
             for a, b in zip(arrays_of(infer()), first, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+    def test_what_is_loaded_again_computes_the_same(self, runtime):
+        infer = runtime.prepare(network(), torch.randn(1, 3, 8, 8))
+        first = [array.copy() for array in arrays_of(infer())]
+        for _ in range(3):
+            if isinstance(infer, Reloads):
+                infer.reload()
+            for a, b in zip(arrays_of(infer()), first, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     def test_the_model_and_its_modes_are_left_as_they_were(self, runtime):
         model = network()

@@ -8,6 +8,7 @@ import time
 import weakref
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from autoprune.domain.trial import Cause, Speedup, TrialError
 from autoprune.measurement.latency import MeterSettings, PairedMeter
 from autoprune.measurement.load import NodeLoad, NodeWatch
 from autoprune.measurement.quiet import NoGate, QuietNode
-from autoprune.measurement.runtimes import TorchRuntime
+from autoprune.measurement.runtimes import OnnxRuntime, TorchRuntime
 
 EXAMPLE = torch.ones(1, 2)
 IDLE = NodeLoad(others=0.0, steal=0.0, frequency_mhz=None)
@@ -81,6 +82,7 @@ class WorldRuntime:
 class Watch:
     """A node that is as busy as it is said to be."""
 
+    device: str
     load: NodeLoad = IDLE
 
     def read(self):
@@ -88,25 +90,28 @@ class Watch:
 
 
 class WatchingGate:
-    """Notes how long it was held at a stretch, and what ran inside it."""
+    """Notes how long it was held at a stretch, and how often work was done inside a step."""
 
     def __init__(self, world):
         self.world = world
         self.stretches_s = []
-        self.prepared = 0
+        self.steps = 0
+        self.inside = False
 
     @contextmanager
     def step(self):
-        assert not self.stretches_s, "networks are prepared before anything is measured"
+        assert not self.inside, "networks are loaded as trainers work: while nobody measures"
         yield
-        self.prepared += 1
+        self.steps += 1
 
     @contextmanager
     def measuring(self):
-        assert self.prepared, "networks are prepared as trainers work: while nobody measures"
+        assert self.steps, "networks are loaded as trainers work: while nobody measures"
         start = self.world.now_s
         calls = len(self.world.calls)
+        self.inside = True
         yield
+        self.inside = False
         assert len(self.world.calls) > calls
         self.stretches_s.append(self.world.now_s - start)
 
@@ -122,23 +127,24 @@ def noisy(sigma):
     return World(lambda world: world.rng.lognormal(sigma=sigma))
 
 
-def test_without_noise_the_ratio_is_exact_and_the_fewest_pairs_settle_it():
-    found = measure(World(), 0.0005, slice_s=0.0001, min_pairs=20)
+def test_without_noise_the_ratio_is_exact_and_the_fewest_runs_settle_it():
+    found = measure(World(), 0.0005, min_runs=4)
     assert found.ratio == pytest.approx(4.0)
     assert (found.low, found.high) == (pytest.approx(4.0), pytest.approx(4.0))
     assert found.baseline_ms == pytest.approx(2.0)
     assert found.candidate_ms == pytest.approx(0.5)
     assert found.settled
-    assert found.samples == 20
+    assert found.runs == 4
+    assert found.samples >= 4
     assert (found.runtime, found.batch_size, found.threads) == ("world", 1, 1)
     assert found.device.endswith("world 1")
 
 
-def test_more_noise_takes_more_pairs():
-    quiet, loud = (measure(noisy(s), 0.001, max_s=60.0, max_pairs=5000) for s in (0.02, 0.2))
+def test_more_noise_takes_more_runs():
+    quiet, loud = (measure(noisy(s), 0.001, max_s=60.0, max_runs=200) for s in (0.02, 0.2))
     assert quiet.settled
     assert loud.settled
-    assert quiet.samples < loud.samples
+    assert quiet.runs < loud.runs
     assert loud.noise > quiet.noise
     for found in (quiet, loud):
         assert found.high - found.low <= 2 * 0.02 * found.ratio
@@ -148,97 +154,146 @@ def test_more_noise_takes_more_pairs():
 
 def test_a_disturbance_that_lasts_hits_both_and_leaves_the_ratio():
     slow_half = World(lambda world: 3.0 if world.now_s > 0.3 else 1.0)
-    found = measure(slow_half, 0.001, min_pairs=200)
+    found = measure(slow_half, 0.001, min_runs=10)
     assert found.ratio == pytest.approx(2.0, rel=1e-6)
     assert found.settled
 
 
 def test_a_trend_does_not_favour_the_one_that_runs_second():
-    slowing = World(lambda world: 1.0 + 20 * world.now_s)
-    found = measure(slowing, 0.002, min_pairs=200, max_s=10.0)
-    assert found.low <= 1.0 <= found.high
+    slowing = World(lambda world: 1.0 + world.now_s)
+    found = measure(slowing, 0.002, min_runs=20, max_runs=20, max_s=100.0)
+    assert found.ratio == pytest.approx(1.0, abs=0.005)
+
+
+class Reloaded(WorldRuntime):
+    """A runtime whose networks are a little faster or slower every time they are loaded."""
+
+    def prepare(self, model, example):
+        super().prepare(model, example)
+        return ReloadedInference(self.world, model.seconds, 2.0 * example)
+
+
+class ReloadedInference:
+    def __init__(self, world, seconds, outputs):
+        self.world, self.takes_s, self.outputs, self.place = world, seconds, outputs, 1.0
+
+    def __call__(self):
+        self.world.run(self.takes_s * self.place)
+        return self.outputs
+
+    def reload(self):
+        self.place = self.world.rng.lognormal(sigma=0.02)
+
+
+def test_where_networks_lie_in_memory_is_part_of_the_interval():
+    hits, widths = 0, []
+    world, limits = World(), {"half_width": 1e-3, "max_runs": 8, "max_s": 60.0}
+    for seed in range(60):
+        settings = MeterSettings(seed=seed, **limits)
+        meter = PairedMeter(Reloaded(world), NoGate(), settings, world.clock, Watch)
+        found = meter.measure(Timed(0.002), Timed(0.002), EXAMPLE)
+        hits += found.low <= 1.0 <= found.high
+        widths.append(found.high - found.low)
+    assert hits / 60 >= 0.9
+    assert 0.01 < np.mean(widths) < 0.08
 
 
 def test_what_cannot_be_settled_in_time_says_so():
     world = noisy(1.0)
-    found = measure(world, 0.001, max_s=0.5, repeats=0)
+    found = measure(world, 0.001, max_s=0.5)
     assert not found.settled
     assert world.now_s < 2.0
 
 
-def test_the_number_of_pairs_is_limited():
-    found = measure(noisy(1.0), 0.001, max_pairs=40, repeats=0)
-    assert found.samples == 40
+def test_the_fewest_runs_fit_into_the_time_there_is():
+    world = noisy(0.05)
+    found = measure(world, 0.0005, 0.001, max_s=0.15, half_width=1e-9)
+    assert found.runs >= 4
+    assert found.high / found.low < 1.3
+
+
+def test_the_number_of_runs_is_limited():
+    found = measure(noisy(1.0), 0.001, max_runs=7, max_s=60.0)
+    assert found.runs == 7
     assert not found.settled
 
 
-def test_too_much_noise_is_measured_again_and_the_quieter_round_counts():
-    world = World()
-
+def test_runs_with_too_much_noise_are_not_counted():
     def loud_at_first(world):
-        return world.rng.lognormal(sigma=1.5) if len(world.calls) < 400 else 1.0
+        return world.rng.lognormal(sigma=1.5) if len(world.calls) < 300 else 1.0
 
-    world.disturbance = loud_at_first
-    found = measure(world, 0.001, max_pairs=100, repeats=5, noise_limit=0.3)
+    found = measure(World(loud_at_first), 0.001, noise_limit=0.3, max_s=10.0, max_runs=50)
     assert found.settled
     assert found.noise <= 0.3
     assert found.ratio == pytest.approx(2.0)
+    assert found.runs == 6
 
 
-@pytest.mark.parametrize("repeats", [0, 3])
-def test_noise_that_does_not_end_is_given_up_after_the_repeats(repeats):
-    world = noisy(1.5)
-    gate = WatchingGate(world)  # held once a round, as the slices have no end
-    limits = {"max_pairs": 50, "slice_s": 1e6, "noise_limit": 0.1}
-    assert not measure(world, 0.002, gate=gate, repeats=repeats, **limits).settled
-    assert len(gate.stretches_s) == 1 + repeats
-
-
-def test_a_narrow_interval_in_too_much_noise_is_not_settled():
-    found = measure(noisy(0.5), 0.001, half_width=0.5, noise_limit=0.1, repeats=0)
+def test_noise_that_does_not_end_is_given_up():
+    found = measure(
+        noisy(1.5), 0.002, noise_limit=0.1, half_width=10.0, run_s=1.0, max_runs=9, max_s=60.0
+    )
     assert not found.settled
+    assert found.runs == 9
+
+
+def test_a_sample_is_a_block_of_calls_after_one_that_is_not_counted():
+    cold = World(lambda world: 9.0 if world.calls[-2:-1] != world.calls[-1:] else 1.0)
+    found = measure(cold, 0.0005)
+    assert found.ratio == pytest.approx(4.0)
+    assert found.candidate_p95_ms == pytest.approx(0.5)
 
 
 def test_networks_faster_than_the_sample_are_called_several_times():
     world = World()
-    found = measure(world, 0.00001, 0.002, sample_s=0.001, max_pairs=30, min_pairs=30)
+    found = measure(world, 0.00001, 0.002, sample_s=0.001, max_runs=2, min_runs=2)
     assert found.ratio == pytest.approx(200.0)
-    fast = sum(seconds == 0.00001 for seconds in world.calls)
-    assert fast > 30 * 90
-    assert world.calls.count(0.002) < 100
+    fast, slow = world.calls.count(0.00001), world.calls.count(0.002)
+    assert fast / slow == pytest.approx(101 / 3, rel=0.1)
+
+
+def test_one_disturbed_call_does_not_change_how_often_a_network_is_called():
+    def calls(disturbed):
+        world = World(lambda world: 100.0 if len(world.calls) == disturbed else 1.0)
+        measure(world, 0.0005, 0.001, min_runs=2, max_runs=2, warmup_s=0.0)
+        return world.calls.count(0.0005) / world.calls.count(0.001)
+
+    usual = calls(None)
+    assert all(calls(disturbed) == pytest.approx(usual, rel=0.3) for disturbed in range(1, 16))
 
 
 def test_pairs_run_in_random_order_fixed_by_the_seed():
     def orders(seed):
         world = World()
-        measure(world, 0.001, min_pairs=60, slice_s=10.0, max_pairs=60, warmup_s=0.0, seed=seed)
-        return world.calls
+        measure(world, 0.1, 0.2, min_runs=20, max_runs=20, max_s=99.0, warmup_s=0.0, seed=seed)
+        return world.calls[-40:]
 
     calls = orders(0)
-    assert set(zip(calls[::2], calls[1::2], strict=True)) == {(0.001, 0.002), (0.002, 0.001)}
+    assert len(calls) == 40
+    assert set(zip(calls[::2], calls[1::2], strict=True)) == {(0.1, 0.2), (0.2, 0.1)}
     assert orders(0) == orders(0)
     assert orders(0) != orders(1)
 
 
 def test_warming_up_ends_when_times_are_steady_and_its_times_do_not_count():
-    cold = World(lambda world: 50.0 if len(world.calls) < 32 else 1.0)
+    cold = World(lambda world: 50.0 if len(world.calls) < 13 else 1.0)
     found = measure(cold, 0.001, warmup_s=100.0)
     assert found.noise == pytest.approx(0.0, abs=1e-9)
     assert found.candidate_ms == pytest.approx(1.0)
-    assert len(cold.calls) < 2 * (found.samples + 40)
 
 
 def test_warming_up_is_limited():
     restless = World(lambda world: 1.0 + world.now_s)
-    measure(restless, 0.001, warmup_s=0.1, max_s=0.2, slice_s=0.05, repeats=0)
+    measure(restless, 0.001, warmup_s=0.1, max_s=0.2, run_s=0.05)
     assert restless.now_s < 1.0
 
 
 def test_the_gate_is_held_in_short_stretches_only():
     world = noisy(0.5)
     gate = WatchingGate(world)
-    measure(world, 0.001, gate=gate, warmup_s=0.1, slice_s=0.2, max_s=3.0, repeats=0)
+    measure(world, 0.001, gate=gate, warmup_s=0.1, run_s=0.2, max_s=3.0)
     assert len(gate.stretches_s) > 10
+    assert gate.steps == len(gate.stretches_s) + 1
     assert max(gate.stretches_s) < 0.1 + 0.2 + 0.1
 
 
@@ -247,7 +302,7 @@ def test_slow_networks_hold_the_gate_for_one_pair_at_a_time():
     gate = WatchingGate(world)
     found = measure(world, 2.0, 4.0, gate=gate, warmup_s=0.0)
     assert found.ratio == pytest.approx(2.0)
-    assert found.samples == 3
+    assert found.samples == found.runs == 4
     assert not found.settled
     assert max(gate.stretches_s) <= 3 * 6.0
 
@@ -313,7 +368,7 @@ def test_several_batch_sizes_are_measured_beside_each_other():
 
 def test_percentiles_tell_of_a_tail():
     tail = World(lambda world: 5.0 if len(world.calls) % 10 == 0 else 1.0)
-    found = measure(tail, 0.001, min_pairs=200)
+    found = measure(tail, 0.001, min_runs=12)
     assert found.candidate_ms == pytest.approx(1.0)
     assert found.baseline_ms == pytest.approx(2.0)
     assert max(found.candidate_p95_ms, found.baseline_p95_ms / 2) == pytest.approx(5.0)
@@ -322,21 +377,30 @@ def test_percentiles_tell_of_a_tail():
 @pytest.mark.parametrize(
     "load", [NodeLoad(0.9, 0.0, 2400.0), NodeLoad(0.0, 0.2, None)], ids=["others", "steal"]
 )
-def test_a_restless_node_is_measured_again_and_flagged(load):
-    world, loads = World(), iter([load] * 2)
+def test_runs_on_a_restless_node_are_not_counted_and_flagged_where_there_are_no_others(load):
+    world = World()
     restless = PairedMeter(
-        WorldRuntime(world), NoGate(), MeterSettings(), world.clock, lambda: Watch(next(loads))
+        WorldRuntime(world),
+        NoGate(),
+        MeterSettings(),
+        world.clock,
+        lambda device: Watch(device, load),
     )
     found = restless.measure(Timed(0.001), Timed(0.002), EXAMPLE)
     assert not found.settled
-    assert (found.others, found.steal) == (load.others, load.steal)
-    calm = iter([load, NodeLoad(0.1, 0.01, 2400.0)])
+    assert (found.others, found.steal) == (pytest.approx(load.others), pytest.approx(load.steal))
+    calm = chain([load] * 3, repeat(NodeLoad(0.1, 0.01, 2400.0)))
     patient = PairedMeter(
-        WorldRuntime(world), NoGate(), MeterSettings(), world.clock, lambda: Watch(next(calm))
+        WorldRuntime(world),
+        NoGate(),
+        MeterSettings(),
+        world.clock,
+        lambda device: Watch(device, next(calm)),
     )
     found = patient.measure(Timed(0.001), Timed(0.002), EXAMPLE)
     assert found.settled
-    assert (found.others, found.frequency_mhz) == (0.1, 2400.0)
+    assert found.runs == 6
+    assert (found.others, found.frequency_mhz) == (pytest.approx(0.1), 2400.0)
 
 
 def test_a_runtime_that_computes_something_else_is_not_timed():
@@ -351,6 +415,29 @@ def test_a_runtime_that_computes_something_else_is_not_timed():
             call()
         assert caught.value.cause is Cause.RUNTIME
     assert len(world.calls) == 2
+
+
+@pytest.mark.parametrize("runtime", [TorchRuntime(), OnnxRuntime()], ids=["eager", "onnx"])
+def test_a_batch_that_does_not_fit_says_so(runtime):
+    meter = PairedMeter(runtime, NoGate(), MeterSettings(batch_sizes=(1, 10**13)))
+    message = r"^a batch of 10000000000000 does not fit in memory \(.*\); choose smaller batch"
+    for call in (
+        lambda: meter.check(nn.Linear(2, 2), EXAMPLE),
+        lambda: meter.measure(nn.Linear(2, 2), nn.Linear(2, 2), EXAMPLE),
+    ):
+        with pytest.raises(TrialError, match=message) as caught:
+            call()
+        assert caught.value.cause is Cause.OUT_OF_MEMORY
+
+
+def test_activations_that_do_not_fit_say_so_too():
+    class Widening(nn.Module):
+        def forward(self, x):
+            return x[:, :, None, None].expand(-1, -1, 10**6, 10**6) + 1.0
+
+    meter = PairedMeter(TorchRuntime(), NoGate())
+    with pytest.raises(TrialError, match=r"^a batch of 1 does not fit in memory"):
+        meter.check(Widening(), EXAMPLE)
 
 
 def test_a_busy_neighbour_is_seen():
@@ -387,14 +474,14 @@ def test_a_failed_preparation_leaves_the_gate_alone():
 
 
 def test_a_real_network_behind_a_real_gate_after_a_journey_by_pickle(tmp_path):
-    settings = MeterSettings(max_s=0.2, warmup_s=0.02, slice_s=0.05, repeats=0)
+    settings = MeterSettings(max_s=0.2, warmup_s=0.02, run_s=0.03)
     meter = pickle.loads(pickle.dumps(PairedMeter(TorchRuntime(), QuietNode(tmp_path), settings)))
     wide, narrow = nn.Linear(1500, 1500), nn.Linear(20, 1500)
     wide = nn.Sequential(nn.Linear(2, 1500), wide, wide, wide)
     narrow = nn.Sequential(nn.Linear(2, 20), narrow)
     found = meter.measure(narrow, wide, EXAMPLE)
     assert found.runtime == "eager"
-    assert found.samples >= 3
+    assert found.samples >= found.runs >= 2
     assert found.baseline_ms > 0
     assert found.ratio > 1
 
@@ -408,9 +495,9 @@ def test_a_real_network_behind_a_real_gate_after_a_journey_by_pickle(tmp_path):
         ({"half_width": -0.1}, "half_width is -0.1; choose more than 0"),
         ({"max_s": float("nan")}, "max_s is nan; choose more than 0"),
         ({"noise_limit": float("inf")}, "noise_limit is inf"),
-        ({"repeats": -1}, "repeats is -1; choose 0 or more"),
-        ({"min_pairs": 2}, "min_pairs 2 and max_pairs 1000; choose 3 <= min_pairs"),
-        ({"min_pairs": 50, "max_pairs": 40}, "min_pairs 50 and max_pairs 40"),
+        ({"warmup_s": -1}, "warmup_s is -1; choose 0 or more"),
+        ({"min_runs": 1}, "min_runs 1 and max_runs 16; choose 2 <= min_runs"),
+        ({"min_runs": 50, "max_runs": 40}, "min_runs 50 and max_runs 40"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -2,13 +2,14 @@
 
 from autoprune.measurement.runtimes.onnx import OnnxRuntime
 from autoprune.measurement.runtimes.openvino import OpenVinoRuntime
-from autoprune.measurement.runtimes.protocol import Inference, Runtime, SelfTimed
+from autoprune.measurement.runtimes.protocol import Inference, Reloads, Runtime, SelfTimed
 from autoprune.measurement.runtimes.pytorch import TorchRuntime
 
 __all__ = [
     "Inference",
     "OnnxRuntime",
     "OpenVinoRuntime",
+    "Reloads",
     "Runtime",
     "SelfTimed",
     "TorchRuntime",

@@ -3,10 +3,11 @@
 import importlib
 import re
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,8 +80,8 @@ class OnnxRuntime:
 
     @property
     def library(self) -> str:
-        """The version of ONNX Runtime."""
-        return f"onnxruntime {version('onnxruntime')}"
+        """The version of ONNX Runtime, whose packages for GPUs go by other names."""
+        return f"onnxruntime {importlib.import_module('onnxruntime').__version__}"
 
     @property
     def device(self) -> str:
@@ -98,11 +99,6 @@ class OnnxRuntime:
         AutopruneError for a provider that is not there.
         """
         _require_extra()
-        example = move(example, "cpu")
-        session = self._session(frozen_copy(model), example)
-        return partial(session.run, None, _feed(session, example))
-
-    def _session(self, model: nn.Module, example: Inputs) -> Any:
         import onnxruntime
 
         missing = set(self.providers) - set(onnxruntime.get_available_providers())
@@ -111,20 +107,29 @@ class OnnxRuntime:
                 f"runtime 'onnx' asks for providers {sorted(missing)}; this ONNX Runtime has "
                 f"{onnxruntime.get_available_providers()}; choose from these or install its build"
             )
-        # A file, for protobuf holds no more than 2 GB in memory.
-        with tempfile.TemporaryDirectory(prefix="autoprune-onnx-") as folder:
-            path = Path(folder) / "model.onnx"
-            _export(model, example, path)
+        example = move(example, "cpu")
+        with ExitStack() as stack:
+            # A file, for protobuf holds no more than 2 GB in memory.
+            folder = tempfile.TemporaryDirectory(prefix="autoprune-onnx-")
+            path = Path(stack.enter_context(folder)) / "model.onnx"
+            _export(frozen_copy(model), example, path)
             if self.precision == "int8":
                 path = _quantised(path, _batches(self.calibration, example))
-            try:
-                session = onnxruntime.InferenceSession(
-                    path, self._options(), providers=list(self.providers)
-                )
-            except Exception as error:
-                raise TrialError(
-                    Cause.RUNTIME, f"ONNX Runtime cannot load the exported network: {error}"
-                ) from error
+            return _Program(partial(self._session, path), example, stack.pop_all())
+
+    def _session(self, path: Path) -> Any:
+        import onnxruntime
+
+        try:
+            session = onnxruntime.InferenceSession(
+                path, self._options(), providers=list(self.providers)
+            )
+        except Exception as error:
+            raise TrialError(
+                Cause.RUNTIME,
+                f"ONNX Runtime cannot load the exported network: {first_line(error)}; choose "
+                "another runtime",
+            ) from error
         # ONNX Runtime falls back to the CPU with no more than a log line.
         if session.get_providers()[0] != self.providers[0]:
             raise AutopruneError(
@@ -143,6 +148,23 @@ class OnnxRuntime:
         for pool in ("intra_op", "inter_op"):
             options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
         return options
+
+
+class _Program:
+    """An inference of an exported program; its `files` go when it does."""
+
+    def __init__(self, load: Callable[[], Any], example: Inputs, files: ExitStack) -> None:
+        self._load, self._example = load, example
+        weakref.finalize(self, files.close)
+        self.reload()
+
+    def __call__(self) -> object:
+        return self._run()
+
+    def reload(self) -> None:
+        """Load the program's file into a session of its own."""
+        session = self._load()
+        self._run = partial(session.run, None, _feed(session, self._example))
 
 
 def _require_extra() -> None:

@@ -1,10 +1,9 @@
 """OpenVINO as a runtime to measure on. Needs the extra ``autoprune[openvino]``."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -52,7 +51,7 @@ class OpenVinoRuntime:
     @property
     def library(self) -> str:
         """The version of OpenVINO."""
-        return f"openvino {version('openvino')}"
+        return f"openvino {_openvino().__version__}"
 
     @property
     def device(self) -> str:
@@ -83,20 +82,33 @@ class OpenVinoRuntime:
         try:
             with silence():
                 converted = openvino.convert_model(program)
-                compiled = openvino.Core().compile_model(converted, "CPU", settings)
+            return _Program(
+                lambda: openvino.Core().compile_model(converted, "CPU", settings),
+                _in_order(program, example),
+            )
         except Exception as error:  # whatever the front end or the plugin raises
             raise TrialError(
                 Cause.RUNTIME,
                 f"OpenVINO cannot run the network: {_reason(error)}; choose another runtime",
             ) from error
-        arrays = _in_order(program, example)
-        request = compiled.create_infer_request()
-        return partial(_infer, request, arrays, len(compiled.outputs))
 
 
-def _infer(request: Any, arrays: list[NDArray[Any]], outputs: int) -> list[NDArray[Any]]:
-    found = request.infer(arrays, share_inputs=True, share_outputs=True)
-    return [found[i] for i in range(outputs)]
+class _Program:
+    """An inference of a converted program on inputs in its order."""
+
+    def __init__(self, compile_: Callable[[], Any], arrays: list[NDArray[Any]]) -> None:
+        self._compile, self._arrays = compile_, arrays
+        self.reload()
+
+    def __call__(self) -> object:
+        found = self._request.infer(self._arrays, share_inputs=True, share_outputs=True)
+        return [found[i] for i in range(self._outputs)]
+
+    def reload(self) -> None:
+        """Compile the program for the plugin, once more."""
+        with silence():
+            compiled = self._compile()
+        self._request, self._outputs = compiled.create_infer_request(), len(compiled.outputs)
 
 
 def _in_order(program: torch.export.ExportedProgram, example: Inputs) -> list[NDArray[Any]]:

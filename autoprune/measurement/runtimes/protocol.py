@@ -1,6 +1,7 @@
 """What a runtime promises: it turns a network into something that can be timed."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -32,8 +33,25 @@ class SelfTimed(Protocol):
         """One inference."""
         ...
 
-    def seconds(self, calls: int) -> float:
-        """What `calls` inferences, one after the other, take."""
+    def seconds(self) -> float:
+        """What one inference takes."""
+        ...
+
+
+@runtime_checkable
+class Reloads(Protocol):
+    """An inference that can be loaded again from what was prepared.
+
+    Where weights and code come to lie in memory changes a network's speed by a percent or more,
+    and stays as it is for as long as they lie there: only loading again tells how much.
+    """
+
+    def __call__(self) -> object:
+        """One inference."""
+        ...
+
+    def reload(self) -> None:
+        """Load the same program to another place in memory; it computes what it did before."""
         ...
 
 
@@ -73,10 +91,9 @@ class Runtime(Protocol):
         """A function that runs one inference on `example`.
 
         It computes what `model` computes in evaluation mode, within `tolerance`: whoever times
-        it checks that first. The model is left as it was and is
-        not kept: what is returned works when the model is gone or has changed. Raises TrialError
-        for a model that this runtime cannot run, AutopruneError where the runtime itself is
-        missing.
+        it checks that first. The model is left as it was and is not kept: what is returned works
+        when the model is gone or has changed. Raises TrialError for a model that this runtime
+        cannot run, AutopruneError where the runtime itself is missing.
         """
         ...
 
@@ -97,7 +114,11 @@ class Calibrates(Protocol):
 
 def frozen_copy(model: nn.Module, device: str = "cpu") -> nn.Module:
     """A copy in evaluation mode, without gradients, on `device`."""
-    return copy.deepcopy(model).eval().requires_grad_(False).to(device)
+    with warnings.catch_warnings():
+        # torch 2.13 deprecates a class that its own exported programs hold
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        copied = copy.deepcopy(model)
+    return copied.eval().requires_grad_(False).to(device)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ MEMORY_FORMATS = {
     "channels_last": torch.channels_last,
 }
 Forward = Callable[[Inputs], object]
+Loader = Callable[[], Forward]
+"""Loads what an engine made; a second call puts it elsewhere in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +100,37 @@ class TorchRuntime:
                 f"runtime {self.name!r} on device {self.device!r}: this machine shows no CUDA "
                 "device; choose device cpu, or measure on a machine with one"
             )
+        if (device.index or 0) >= torch.cuda.device_count() and device.type == "cuda":
+            raise AutopruneError(
+                f"runtime {self.name!r} on device {self.device!r}: this machine has "
+                f"{torch.cuda.device_count()} CUDA devices, counted from 0; choose one of them"
+            )
         dtype, layout = PRECISIONS[self.precision], MEMORY_FORMATS[self.memory_format]
         ready = frozen_copy(model, self.device).to(dtype)
         ready = ready.to(memory_format=layout)  # type: ignore[call-overload]  # torch 2.13 lacks it
         inputs = map_inputs(lambda x: _formatted(x, dtype, layout), move(example, device))
         # compiled kernels are made for the number of threads that torch has just then
         with torch_threads(self.threads), torch.inference_mode():
-            run = ENGINES[self.engine](ready, inputs)
+            load = ENGINES[self.engine](ready, inputs)
         if device.type == "cuda":
-            return _OnCuda(run, inputs, device)
+            return _OnCuda(load(), inputs, device)
+        return _OnCpu(load, inputs)
 
-        def infer() -> object:
-            with torch.inference_mode():
-                return run(inputs)
 
-        return infer
+class _OnCpu:
+    """An inference on the CPU."""
+
+    def __init__(self, load: Loader, inputs: Inputs) -> None:
+        self._load, self._inputs = load, inputs
+        self.reload()
+
+    def __call__(self) -> object:
+        with torch.inference_mode():
+            return self._run(self._inputs)
+
+    def reload(self) -> None:
+        """Load what the engine made to another place in memory."""
+        self._run = self._load()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +147,22 @@ class _OnCuda:
         torch.cuda.synchronize(self.device)
         return outputs
 
-    def seconds(self, calls: int) -> float:
-        """What `calls` calls take on the device; each waits for the one before it."""
+    def seconds(self) -> float:
+        """What one inference takes on the device."""
         with torch.cuda.device(self.device), torch.inference_mode():
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
-            for _ in range(calls):
-                self.run(self.inputs)
+            self.run(self.inputs)
             end.record()
             end.synchronize()
         return float(start.elapsed_time(end)) / 1e3
+
+
+def _moved(model: nn.Module) -> None:
+    """Copy the weights of a network on the CPU to another place in memory."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.detach().clone()
 
 
 def _formatted(
@@ -150,28 +174,42 @@ def _formatted(
     return tensor.to(dtype=dtype, memory_format=layout if fits else torch.preserve_format)
 
 
-def _eager(model: nn.Module, inputs: Inputs) -> Forward:
+def _eager(model: nn.Module, inputs: Inputs) -> Loader:
     del inputs
-    return lambda given: forward(model, given)
+
+    def load() -> Forward:
+        _moved(model)
+        return lambda given: forward(model, given)
+
+    return load
 
 
-def _compiled(model: nn.Module, inputs: Inputs) -> Forward:
+def _compiled(model: nn.Module, inputs: Inputs) -> Loader:
     # A network of its own code each: torch.compile counts what it makes of one piece of code, and
     # silently goes back to eager after a few candidates of one class (torch 2.13)
     program = exported(model, inputs).module()
     compiled: Any = torch.compile(program, fullgraph=True, dynamic=False)
     _compiling(lambda: forward(compiled, inputs))
-    return lambda given: forward(compiled, given)
+
+    def load() -> Forward:
+        _moved(program)
+        return lambda given: forward(compiled, given)
+
+    return load
 
 
-def _ahead_of_time(model: nn.Module, inputs: Inputs) -> Forward:
+def _ahead_of_time(model: nn.Module, inputs: Inputs) -> Loader:
     program = exported(model, inputs)
     package = _compiling(lambda: torch._inductor.aoti_compile_and_package(program))
-    loaded = torch._inductor.aoti_load_package(package)
-    return lambda given: forward(loaded, given)
+
+    def load() -> Forward:
+        loaded = torch._inductor.aoti_load_package(package)
+        return lambda given: forward(loaded, given)
+
+    return load
 
 
-def _graphed(model: nn.Module, inputs: Inputs) -> Forward:
+def _graphed(model: nn.Module, inputs: Inputs) -> Loader:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -193,10 +231,10 @@ def _graphed(model: nn.Module, inputs: Inputs) -> Forward:
         graph.replay()
         return outputs
 
-    return replay
+    return lambda: replay
 
 
-ENGINES: dict[str, Callable[[nn.Module, Inputs], Forward]] = {
+ENGINES: dict[str, Callable[[nn.Module, Inputs], Loader]] = {
     "eager": _eager,
     "compile": _compiled,
     "aot": _ahead_of_time,
@@ -218,5 +256,6 @@ def _compiling(work: Callable[[], Any]) -> Any:
                     "install g++, or choose the engine eager"
                 ) from error
             raise TrialError(
-                Cause.RUNTIME, f"the network cannot be compiled: {first_line(error)}"
+                Cause.RUNTIME,
+                f"the network cannot be compiled: {first_line(error)}; choose the engine eager",
             ) from error

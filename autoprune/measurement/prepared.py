@@ -1,0 +1,108 @@
+"""Networks made ready for a runtime, once they are known to compute what they should."""
+
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.trial import Cause, TrialError
+from autoprune.measurement.difference import relative_difference
+from autoprune.measurement.runtimes.protocol import (
+    Inference,
+    Runtime,
+    frozen_copy,
+    torch_threads,
+)
+from autoprune.tasks.protocol import Inputs, forward, map_inputs, move, tensors_of
+
+_KEPT = 8
+_PREPARED: "weakref.WeakKeyDictionary[nn.Module, deque[tuple[Any, Inference]]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
+    """A network ready to be timed, once it is known to compute what eager PyTorch computes.
+
+    Raises what `runtime.prepare` raises, TrialError (cause runtime) where outputs differ by more
+    than the runtime's tolerance, and TrialError (cause out of memory) where the batch does not fit.
+    """
+    with fitting(len(tensors_of(example)[0])):
+        infer = runtime.prepare(model, example)
+        with torch_threads(runtime.threads), torch.no_grad():
+            expected = forward(frozen_copy(model), move(example, "cpu"))
+            found = infer()
+    difference = relative_difference(found, expected)
+    if not difference <= runtime.tolerance:
+        raise TrialError(
+            Cause.RUNTIME,
+            f"the outputs of runtime {runtime.name!r} differ from those of eager PyTorch by "
+            f"{difference:.2g} of the largest one; at most {runtime.tolerance:g} is allowed, so "
+            "its time means nothing; choose another runtime or precision",
+        )
+    return infer
+
+
+def prepared_once(runtime: Runtime, baseline: nn.Module, example: Inputs) -> Inference:
+    """The same, prepared once a process for a network, a runtime and shapes.
+
+    Kept beside the module, not in the meter: a worker unpickles a new meter for every trial. The
+    last `_KEPT` of them are, for several batch sizes take turns.
+    """
+    key = (runtime, _shapes(baseline.state_dict()), _shapes(example))
+    kept = _PREPARED.setdefault(baseline, deque(maxlen=_KEPT))
+    found = next((infer for known, infer in kept if known == key), None)
+    if found is None:
+        found = prepared(runtime, baseline, example)
+        kept.append((key, found))
+    return found
+
+
+def repeated(example: Inputs, batch_size: int) -> Inputs:
+    """An example of batch size 1 as a batch of `batch_size`.
+
+    Raises TrialError (cause out of memory) for a batch that does not fit.
+    """
+    with fitting(batch_size):
+        batch: Inputs = map_inputs(
+            lambda x: x.repeat(batch_size, *(1 for _ in x.shape[1:])), example
+        )
+    return batch
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had."""
+    # torch 2.13 and ONNX Runtime 1.31 raise a bare RuntimeError where the CPU has no more
+    signs = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(sign in str(error) for sign in signs)
+
+
+@contextmanager
+def fitting(batch_size: int) -> Iterator[None]:
+    """Raise TrialError (cause out of memory) for a batch that does not fit inside."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, AutopruneError) or not out_of_memory(error):
+            raise
+        raise TrialError(
+            Cause.OUT_OF_MEMORY,
+            f"a batch of {batch_size} does not fit in memory ({first_line(error)}); choose "
+            "smaller batch_sizes",
+        ) from error
+
+
+def _shapes(tensors: Any) -> Any:
+    if isinstance(tensors, torch.Tensor):
+        return tensors.shape, tensors.dtype
+    if isinstance(tensors, dict):
+        return tuple((name, _shapes(tensor)) for name, tensor in tensors.items())
+    if isinstance(tensors, tuple):
+        return tuple(_shapes(tensor) for tensor in tensors)
+    return None
