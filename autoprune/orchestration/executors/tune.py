@@ -1,14 +1,8 @@
 """The Ray Tune executor: a sweep in parallel trials, on this machine or on a cluster."""
 
 import json
-import logging
-import os
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +10,12 @@ from typing import Any
 
 import cloudpickle
 import ray
-import torch
 from ray import tune
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
-from autoprune.orchestration.environment import environment
+from autoprune.orchestration.executors.cluster import check_address, cluster, this_machine
 from autoprune.orchestration.executors.tune_driver import (
     Adapter,
     ProgressCallback,
@@ -32,24 +25,6 @@ from autoprune.orchestration.executors.tune_driver import (
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 from autoprune.orchestration.work import work
-
-ENVIRONMENT = {
-    # With a searcher Tune 2.60 holds one pending trial, and reused actors then run one at a time
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
-    # The journal and the tracker record results; Tune's CSV, JSON and TensorBoard files do not
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ctrl-C is ours: Tune's own handler ends every trial at once
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A trial's failure is shown once, by the console
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune would move every worker into its trial's folder, away from the user's relative paths
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
-
-ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +55,7 @@ class TuneExecutor:
             if self.wanted_slots is not None:
                 have["CPU"] = max(have["CPU"], self.wanted_slots * self.cpus)
         else:
-            with self._cluster():
+            with cluster(self.address):
                 have = ray.cluster_resources()  # type: ignore[no-untyped-call]
         fitting = [have.get("CPU", 0) // self.cpus] if self.cpus else []
         fitting += [have.get("GPU", 0) // self.gpus] if self.gpus else []
@@ -98,57 +73,16 @@ class TuneExecutor:
 
         Ray 2.60 itself goes on trying for minutes.
         """
-        host, separator, port = (self.address or "").rpartition(":")
-        if separator and port.isdigit() and "/" not in host:
-            try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-            except OSError as error:
-                raise self._unreachable(error) from error
+        check_address(self.address)
         _ = self.slots
 
     def run(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
     ) -> None:
         """Run the sweep until its budget is used up or the user interrupts."""
-        with self._cluster():
+        # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
+        with cluster(self.address, cpus=max(1, round(self.slots * self.cpus))):
             self._fit(sweep, context, folder, interrupt=interrupt)
-
-    @contextmanager
-    def _cluster(self) -> Iterator[None]:
-        """Join or start the cluster, and leave it afterwards, unless the caller is in one."""
-        with _ray_as_we_need_it():
-            if ray.is_initialized():
-                yield
-                return
-            self._connect()
-            try:
-                yield
-            finally:
-                ray.shutdown()
-
-    def _connect(self) -> None:
-        options: dict[str, Any] = {
-            "log_to_driver": False,
-            "logging_level": "ERROR",
-            "configure_logging": False,
-        }
-        if self.address is None:
-            # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
-            cpus = max(1, round(self.slots * self.cpus))
-            with _our_signals():
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-            return
-        try:
-            with _our_signals():
-                ray.init(address=self.address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: Exception) -> AutopruneError:
-        return AutopruneError(
-            f"no Ray cluster answers at executor.address={self.address!r} ({error}); start "
-            "one with `ray start --head`, or leave executor.address out for a local one"
-        )
 
     def _fit(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
@@ -186,38 +120,6 @@ class TuneExecutor:
         tuner.fit()
         if adapter.fault is not None:
             raise adapter.fault
-
-
-@contextmanager
-def _our_signals() -> Iterator[None]:
-    """Take SIGTERM back from Ray 2.60, whose own handlers end the driver at once."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _ray_as_we_need_it() -> Iterator[None]:
-    """Ray's settings in the environment and the levels of its logs, put back afterwards."""
-    # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
-    # of result files that are switched off here
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray._private")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with environment(ENVIRONMENT):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def this_machine() -> dict[str, float]:
-    """The cores that this process may use, and the GPUs, as Ray names them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"CPU": float(cores or 1), "GPU": float(torch.cuda.device_count())}
 
 
 class TrialActor(tune.Trainable):

@@ -1,0 +1,111 @@
+"""Joining a Ray cluster, or starting one on this machine, as autoprune needs it."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import torch
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.environment import environment
+
+ENVIRONMENT = {
+    # With a searcher Tune 2.60 holds one pending trial, and reused actors then run one at a time
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    # The journal and the tracker record results; Tune's CSV, JSON and TensorBoard files do not
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C is ours: Tune's own handler ends every trial at once
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A trial's failure is shown once, by the console
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Tune would move every worker into its trial's folder, away from the user's relative paths
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+OPTIONS: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "configure_logging": False,
+}
+ANSWER_S = 5.0
+
+
+@contextmanager
+def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
+    """Join the cluster at `address`, or start one of `cpus` here where that is None; then leave.
+
+    Where this process is in a cluster already, that one is used and not left. Raises
+    AutopruneError where nobody answers.
+    """
+    with _ray_as_we_need_it():
+        if ray.is_initialized():
+            yield
+            return
+        with _our_signals():
+            if address is None:
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **OPTIONS)
+            else:
+                try:
+                    ray.init(address=address, **OPTIONS)
+                except (ConnectionError, RuntimeError, ValueError) as error:
+                    raise _unreachable(address, error) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def check_address(address: str | None) -> None:
+    """Raise AutopruneError where nobody answers at the address; Ray 2.60 tries for minutes."""
+    host, separator, port = (address or "").rpartition(":")
+    if address is not None and separator and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        except OSError as error:
+            raise _unreachable(address, error) from error
+
+
+def this_machine() -> dict[str, float]:
+    """The cores that this process may use, and the GPUs, as Ray names them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"CPU": float(cores or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def _unreachable(address: str, error: Exception) -> AutopruneError:
+    return AutopruneError(
+        f"no Ray cluster answers at executor.address={address!r} ({error}); start "
+        "one with `ray start --head`, or leave executor.address out for a local one"
+    )
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Take SIGTERM back from Ray 2.60, whose own handlers end the driver at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _ray_as_we_need_it() -> Iterator[None]:
+    """Ray's settings in the environment and the levels of its logs, put back afterwards."""
+    # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
+    # of result files that are switched off here
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray._private")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with environment(ENVIRONMENT):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
