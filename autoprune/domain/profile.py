@@ -1,0 +1,116 @@
+"""What each group costs and gives on its own: the profile of a network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+from autoprune.domain.latency import ALIGNMENT, LatencyModel, Timing
+from autoprune.domain.space import Axis, Group
+from autoprune.domain.trial import Speedup
+
+SHARES = (0.75, 0.5, 0.25, 0.1)
+"""Kept shares of a group that are profiled, at aligned widths."""
+
+ODD_SHARES = (0.6, 0.3)
+"""And at widths that are not, where the space allows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilePoint:
+    """A network of which some groups were cut and nothing else.
+
+    `widths` are those of the groups that were cut. `metrics` holds the task's metrics on val
+    without fine-tuning, and the costs.
+    """
+
+    widths: Mapping[str, int]
+    speedup: Speedup
+    metrics: Mapping[str, float]
+
+    @property
+    def timing(self) -> Timing:
+        """The point as the latency model learns from it."""
+        return Timing.of(self.widths, self.speedup)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a point from ``dataclasses.asdict``."""
+        return cls(dict(data["widths"]), Speedup.from_json(data["speedup"]), dict(data["metrics"]))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The points of every group alone, and those of random specs, by which the model is judged.
+
+    `baseline` holds the unpruned network's metrics on val.
+    """
+
+    groups: tuple[Group, ...]
+    baseline: Mapping[str, float]
+    points: tuple[ProfilePoint, ...] = ()
+    checks: tuple[ProfilePoint, ...] = ()
+
+    def plus(self, point: ProfilePoint, *, check: bool) -> Self:
+        """The profile with one more point: of a group alone, or a check of the model."""
+        if check:
+            return replace(self, checks=(*self.checks, point))
+        return replace(self, points=(*self.points, point))
+
+    def of(self, group: str) -> list[ProfilePoint]:
+        """A group's points, from wide to narrow."""
+        own = [point for point in self.points if group in point.widths]
+        return sorted(own, key=lambda point: -point.widths[group])
+
+    @property
+    def timings(self) -> list[Timing]:
+        """What the latency model learns from."""
+        return [point.timing for point in self.points]
+
+    @property
+    def model(self) -> LatencyModel:
+        """The latency model of the points alone; it has not seen the checks."""
+        return LatencyModel.fit(self.groups, self.timings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a profile from `to_json`."""
+        return cls(
+            groups=tuple(
+                Group(**{**group, "layers": tuple(group["layers"])}) for group in data["groups"]
+            ),
+            baseline=dict(data["baseline"]),
+            points=tuple(map(ProfilePoint.from_json, data["points"])),
+            checks=tuple(map(ProfilePoint.from_json, data["checks"])),
+        )
+
+
+def profile_widths(axis: Axis) -> list[int]:
+    """The widths of a group that are profiled, from wide to narrow, the whole one left out.
+
+    Near `SHARES` the best aligned width in reach, near `ODD_SHARES` one that is not aligned.
+    """
+    size = axis.group.size
+    wanted = [_nearest(axis.widths, share * size, aligned=True) for share in SHARES]
+    wanted += [_nearest(axis.widths, share * size, aligned=False) for share in ODD_SHARES]
+    return sorted({width for width in wanted if width is not None and width < size}, reverse=True)
+
+
+def _nearest(widths: Sequence[int], wanted: float, *, aligned: bool) -> int | None:
+    """The legal width nearest to the wanted one that is, or is not, a multiple of a block.
+
+    Where none is aligned, what is as near to it as powers of two allow; None where all are.
+    """
+    if not aligned:
+        odd = [width for width in widths if width % ALIGNMENT]
+        return min(odd, key=lambda width: abs(width - wanted), default=None)
+    block = ALIGNMENT
+    while block > 1:
+        near = [w for w in widths if w % block == 0 and abs(w - wanted) <= max(block / 2, 1.0)]
+        if near:
+            return min(near, key=lambda width: abs(width - wanted))
+        block //= 2
+    return min(widths, key=lambda width: abs(width - wanted))

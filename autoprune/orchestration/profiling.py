@@ -1,0 +1,198 @@
+"""The profile of a network: every group cut alone, measured and judged, and kept for later."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.latency import PredictionError, Timing, unseen_error
+from autoprune.domain.objective import SIZE_METRICS
+from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
+from autoprune.domain.space import PruningSpec, SearchSpace
+from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
+from autoprune.evaluation import TrialContext, run_trial
+from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, replace_text
+from autoprune.orchestration.record import Told, read_journal
+from autoprune.orchestration.session import Prepared
+from autoprune.pruning.recover import FitPlan
+from autoprune.tasks.protocol import tensors_of
+
+PROFILES = "profiles"
+PROFILE_FILE = "profile.json"
+
+Report = Callable[[ProfilePoint, int, int], None]
+"""Hears of a point that was measured now, of how many there are and of how many are wanted."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A profile, the folder that keeps it, and the cuts that failed, with the reason.
+
+    `measured` are what sweeps of the same network measured since, on the same runtime and device.
+    """
+
+    profile: Profile
+    folder: Path
+    measured: tuple[Timing, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> PredictionError | None:
+        """The error of the profile's own latency model on the checks; None for fewer than two."""
+        checks = [point.timing for point in self.profile.checks]
+        return self.profile.model.error(checks) if len(checks) > 1 else None
+
+    @property
+    def corrected(self) -> PredictionError | None:
+        """The same of a model that learns from checks and sweeps, each of them unseen in turn."""
+        known = [*(point.timing for point in self.profile.checks), *self.measured]
+        if len(known) < 2:
+            return None
+        return unseen_error(self.profile.groups, self.profile.timings, known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "profile": self.profile.to_json(),
+            "latency_model": {
+                "profile_alone": None if self.error is None else asdict(self.error),
+                "corrected": None if self.corrected is None else asdict(self.corrected),
+                "sweep_measurements": len(self.measured),
+            },
+            "failures": list(self.failures),
+        }
+
+
+def profile_network(prepared: Prepared, *, checks: int, report: Report | None = None) -> Profiled:
+    """Cut every group alone to some widths, and all of them at random `checks` times.
+
+    Each is pruned, recalibrated, measured and judged on val as a trial is, and not fine-tuned.
+    What an earlier profile of the same weights, runtime and device found is not measured again;
+    every point is on disk before the next is begun. A cut that fails is told of and left out.
+    """
+    identity = _identity(prepared)
+    text = json.dumps(identity, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = prepared.request.output / PROFILES / digest
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _kept(folder / PROFILE_FILE, prepared)
+    context = _context(prepared)
+    space = prepared.plan.space
+    wanted = [(False, widths) for widths in _alone(space)]
+    wanted += [(True, widths) for widths in _random(space, checks)]
+    failures = []
+    for number, (check, widths) in enumerate(wanted):
+        if any(point.widths == widths for point in (found.checks if check else found.points)):
+            continue
+        point = _measured(number, widths, context)
+        if isinstance(point, str):
+            failures.append(point)
+            continue
+        found = found.plus(point, check=check)
+        replace_text(
+            folder / PROFILE_FILE, json.dumps({"identity": identity, **found.to_json()}, indent=1)
+        )
+        if report is not None:
+            report(point, number + 1, len(wanted))
+    return Profiled(found, folder, tuple(_swept(prepared)), tuple(failures))
+
+
+def _identity(prepared: Prepared) -> dict[str, Any]:
+    """What a profile's figures depend on: other data or inputs show in what the baseline is worth.
+
+    Times do not count among that, which are a little different whenever they are taken.
+    """
+    conditions = prepared.request.conditions
+    told = {*(metric.name for metric in prepared.request.task.metrics), *SIZE_METRICS}
+    return {
+        "weights": prepared.baseline.digest,
+        "device": prepared.speed.device,
+        "data": _digest(tensors_of(next(iter(prepared.request.task.batches("val")), ()))),
+        "inputs": [list(x.shape) for x in tensors_of(prepared.request.task.example())],
+        "worth": {name: round(prepared.metrics[name], 6) for name in sorted(told)},
+        **{name: conditions[name] for name in ("meter", "criteria", "limits")},
+    }
+
+
+def _digest(tensors: Sequence[torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def _kept(file: Path, prepared: Prepared) -> Profile:
+    groups = tuple(prepared.plan.dependencies.groups)
+    new = Profile(groups, {name: prepared.metrics[name] for name in prepared.metrics})
+    if not file.is_file():
+        return new
+    try:
+        kept = Profile.from_json(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise AutopruneError(
+            f"{file} is damaged ({type(error).__name__}); remove it to profile the network anew"
+        ) from error
+    return kept if kept.groups == groups else new
+
+
+def _alone(space: SearchSpace) -> Iterator[dict[str, int]]:
+    for axis in space.axes:
+        for width in profile_widths(axis):
+            yield {axis.group.name: width}
+
+
+def _random(space: SearchSpace, checks: int) -> Iterator[dict[str, int]]:
+    rng = np.random.default_rng(0)  # the same ones every time, so that they are found again
+    for _ in range(checks):
+        yield dict(space.sample(rng).widths)
+
+
+def _context(prepared: Prepared) -> TrialContext:
+    """The sweep's, without training and without constraints, which would end a trial early."""
+    context = prepared.context
+    goal = replace(context.goal, constraints=())
+    return replace(context, goal=goal, recoveries={"none": FitPlan(epochs=0)})
+
+
+def _measured(number: int, widths: Mapping[str, int], context: TrialContext) -> ProfilePoint | str:
+    """A point, or what was cut and why it failed."""
+    spec = PruningSpec.of(widths, criterion=next(iter(context.criteria)), recovery="none")
+    outcome = run_trial(Trial(number, spec, trial_seed(0, number)), context).outcome
+    if isinstance(outcome, Failure):
+        cut = ", ".join(f"{name} to {width}" for name, width in widths.items())
+        return f"{cut}: {outcome.reason}"
+    assert outcome.speedup is not None
+    return ProfilePoint(dict(widths), outcome.speedup, dict(outcome.metrics))
+
+
+def _swept(prepared: Prepared) -> Iterator[Timing]:
+    """What sweeps in the same output folder measured of the same network in the same way."""
+    for journal in sorted(prepared.request.output.glob(f"*/{JOURNAL_FILE}")):
+        try:
+            record = read_journal(journal)
+        except AutopruneError:
+            continue  # a damaged journal is for `status` to tell of
+        header, own = record.header, _identity(prepared)
+        theirs = header["baseline"]
+        alike = (
+            header["baseline_digest"] == own["weights"]
+            and header["conditions"].get("meter") == own["meter"]
+            and theirs.get("macs") == own["worth"]["macs"]
+        )
+        if not alike:
+            continue
+        for event in record.events:
+            if not isinstance(event, Told):
+                continue
+            trial, outcome = event.observation.trial, event.observation.outcome
+            speed = outcome.speedup if isinstance(outcome, Measurement) else None
+            if speed is not None and speed.device == own["device"]:
+                yield Timing.of(trial.spec.widths, speed)
