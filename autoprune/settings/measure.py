@@ -1,0 +1,230 @@
+"""From a composed config of `autoprune measure` to a request of plain objects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
+from autoprune.orchestration.baseline import BaselineCache, load_checkpoint
+from autoprune.orchestration.comparison.compare import ComparisonRequest
+from autoprune.orchestration.comparison.networks import (
+    Network,
+    Origin,
+    artifact_in,
+    load_network,
+    unpruned,
+)
+from autoprune.orchestration.comparison.pair import pair_of
+from autoprune.orchestration.folders import BASELINE_FILE
+from autoprune.settings.build import baseline_of, gate_of, meter_of, model_of, store_of, task_of
+from autoprune.settings.compose import choose, compose_config, given_keys, options_of, plain
+from autoprune.settings.rules import Faults
+from autoprune.tasks.protocol import Inputs, Task
+
+DESCRIBES = ("experiment", "model", "data", "task")
+"""What on a command line says how the networks are built and what they are given."""
+
+
+@dataclass(frozen=True)
+class MeasureCommand:
+    """What `autoprune measure` was asked.
+
+    `config` was composed from `words`, with the user's configs in `config_dir`. `candidate` is
+    what names the network; `sweep` is the folder of the sweep that it lies in and `sweep_config`
+    what that one ran with, None where there is no such thing.
+    """
+
+    config: Mapping[str, Any]
+    candidate: str
+    words: Sequence[str] = ()
+    config_dir: str | None = None
+    sweep: Path | None = None
+    sweep_config: Mapping[str, Any] | None = None
+
+    @cached_property
+    def given(self) -> frozenset[str]:
+        """The keys that the command line set."""
+        return given_keys(self.words)
+
+    @property
+    def named(self) -> bool:
+        """Whether anybody said how the networks are built; otherwise there are defaults only."""
+        described = any(key.partition(".")[0] in DESCRIBES for key in self.given)
+        return described or self.sweep_config is not None
+
+    @cached_property
+    def own(self) -> Mapping[str, Any]:
+        """The config that says so: the sweep's, with what the command line says otherwise."""
+        sweep = self.sweep_config
+        if sweep is None or "experiment" in self.given:
+            return self.config
+        own = {key: self._section(key) for key in ("model", "data", "task", "meter")}
+        if sweep["task"].get("data") == sweep["data"]:
+            own["task"] = {**own["task"], "data": own["data"]}
+        return {**sweep, **own}
+
+    def _section(self, key: str) -> Mapping[str, Any]:
+        """A section of the sweep's config; another option replaces it, single keys change it."""
+        assert self.sweep_config is not None
+        if key in self.given:
+            return dict(self.config[key])
+        return _overlaid(self.sweep_config[key], self.config[key], self.given, key)
+
+    @property
+    def origin(self) -> Origin:
+        """What the files of the networks do not say."""
+        tracked = self.config if "tracking.uri" in self.given else self.own
+        return Origin(
+            lambda: model_of(self.own["model"], seed=self.own["seed"]),
+            named=self.named,
+            store=store_of(tracked["tracking"], self.config["output"]),
+            allow=self.config["allow"],
+        )
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, with its data."""
+        return task_of(self.own["task"], self.own["data"])
+
+
+def build_comparison(asked: MeasureCommand, *, code_paths: Sequence[str] = ()) -> ComparisonRequest:
+    """The request that a command line describes; nothing is measured, or written.
+
+    Raises FaultsError for what cannot be measured.
+    """
+    faults = Faults()
+    sizes = tuple(asked.config["batch_sizes"])
+    if sizes:
+        faults.of(lambda: MeterSettings(batch_sizes=sizes))
+    meters = faults.of(lambda: _meters(asked))
+    candidate = faults.of(lambda: load_network(asked.candidate, asked.origin))
+    baseline = faults.of(lambda: _baseline(asked))
+    faults.check()
+    pair = pair_of(baseline, candidate, _example(asked, baseline, candidate))
+    return ComparisonRequest(
+        pair,
+        {name: _calibrated(meter, asked, baseline) for name, meter in meters.items()},
+        batch_sizes=sizes,
+        memory=asked.config["memory"],
+        code_paths=code_paths,
+    )
+
+
+def named_meters(
+    names: Sequence[str], words: Sequence[str] = (), config_dir: str | None = None
+) -> dict[str, PairedMeter]:
+    """The meters of the options `names` of the group `meter`, with the overrides `words`.
+
+    Raises FaultsError for names that there are not.
+    """
+    known = options_of("meter", config_dir)
+    faults = Faults()
+    faults.lines += [
+        f"runtimes: there is no runtime {name!r}; {choose(name, known)}"
+        for name in names
+        if name not in known
+    ]
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    faults.lines += [f"runtimes names {name} twice; name each once" for name in twice]
+    faults.check()
+    found = {name: faults.of(partial(_named_meter, name, words, config_dir)) for name in names}
+    faults.check()
+    return found
+
+
+def _named_meter(name: str, words: Sequence[str], config_dir: str | None) -> PairedMeter:
+    chosen = [*words, f"meter={name}"]
+    config = plain(compose_config("measure", chosen, config_dir=config_dir))
+    return _meter(config["meter"], config["seed"])
+
+
+def _meters(asked: MeasureCommand) -> dict[str, PairedMeter]:
+    """The meters by the names in `runtimes`; without any the config's, or the sweep's, own."""
+    names, given = asked.config["runtimes"], asked.given
+    if names and "meter" in given:
+        raise AutopruneError("meter= and runtimes= both choose runtimes; leave meter= out")
+    if "meter.where" in given and asked.own["meter"]["where"] != "trial":
+        raise AutopruneError(
+            "autoprune measure measures where it runs, and meter.where is "
+            f"{asked.own['meter']['where']}; run it on the bench itself, and leave meter.where out"
+        )
+    if names:
+        words = list(asked.words)
+        if "executor" not in given and "executor.device" not in given:
+            words.append(f"executor.device={asked.own['executor']['device']}")
+        # the gate is the node's, whatever runs on it
+        folder = asked.own["meter"]["gate_folder"]
+        if folder is not None and "meter.gate_folder" not in given:
+            words.append(f"meter.gate_folder='{folder}'")
+        return named_meters(names, words, asked.config_dir)
+    meter = _meter(asked.own["meter"], asked.config["seed"])
+    return {meter.runtime.name: meter}
+
+
+def _meter(section: Mapping[str, Any], seed: int) -> PairedMeter:
+    return meter_of(section, gate_of(section), seed=max(0, seed))
+
+
+def _overlaid(
+    section: Mapping[str, Any], other: Mapping[str, Any], given: frozenset[str], at: str
+) -> dict[str, Any]:
+    """A section of a sweep's config, with what the command line set in the same section."""
+    found = dict(section)
+    for key, value in other.items():
+        name = f"{at}.{key}"
+        if name in given:
+            found[key] = value
+        elif isinstance(value, Mapping) and isinstance(section.get(key), Mapping):
+            found[key] = _overlaid(section[key], value, given, name)
+    return found
+
+
+def _baseline(asked: MeasureCommand) -> Network:
+    """The baseline: the one named, or that of the candidate's sweep, or the experiment's own."""
+    origin, checkpoint = asked.origin, asked.config["baseline"]["checkpoint"]
+    if checkpoint:
+        return load_network(checkpoint, origin)
+    if asked.sweep is not None and not {"baseline", "baseline.checkpoint"} & asked.given:
+        weights = asked.sweep / BASELINE_FILE
+        artifact = artifact_in(Path(asked.candidate))
+        if origin.named:
+            return Network(load_checkpoint(origin.model(), str(weights)).model, str(weights))
+        if artifact is not None:
+            return unpruned(artifact, weights, allow=origin.allow)
+    request = baseline_of(asked.own)
+    if asked.named and request.plan is not None:
+        kept = BaselineCache(Path(asked.config["output"]).resolve() / "baselines")
+        found = kept.find(request.identity, origin.model())
+        if found is not None:
+            return Network(found.model, found.source)
+    raise AutopruneError(
+        f"no baseline is named{', and the experiment has trained none' if asked.named else ''}; "
+        "set baseline= to a network, as candidate= takes them"
+    )
+
+
+def _example(asked: MeasureCommand, baseline: Network, candidate: Network) -> Inputs:
+    """What the networks are given: as a program was exported, or as the task has it."""
+    both = (candidate, baseline)
+    own = [n.example for n in both if n.program and n.example is not None]
+    if not own and not asked.named:
+        own = [n.example for n in both if n.example is not None]
+    return own[0] if own else asked.task.example()
+
+
+def _calibrated(meter: PairedMeter, asked: MeasureCommand, network: Network) -> PairedMeter:
+    if not getattr(meter.runtime, "calibration_samples", 0):
+        return meter
+    try:
+        return calibrated(meter, network.model, asked.task)
+    except AutopruneError:
+        raise
+    except Exception as error:  # whatever the task's loss makes of the network
+        raise AutopruneError(
+            f"the runtime {meter.runtime.name} is calibrated on samples of train, and the network "
+            f"does not take them ({type(error).__name__}: {first_line(error)}); set "
+            "experiment=..., or data and task, to those that it was made for"
+        ) from error
