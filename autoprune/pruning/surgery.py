@@ -15,9 +15,9 @@ from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.cuts import Indices, Side, apply_cuts, width
 from autoprune.pruning.graph import Dependencies, GraphError, trace
 from autoprune.pruning.importance import Criterion, Scoring, criterion_of, score
-from autoprune.pruning.isolation import mode, own_rng
+from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.recipe import Recipe
-from autoprune.tasks.protocol import Inputs, device_of, forward, move, tensors_of
+from autoprune.tasks.protocol import Inputs, tensors_of
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def _verify(
 ) -> None:
     """Raise GraphError unless what was asked is what happened."""
     _verify_widths(model, pruned, couplings=couplings, widths=widths)
-    expected = _outputs(model, example)
+    expected = tensors_of(outputs_of(model, example))
     try:
-        found = _outputs(pruned, example)
+        found = tensors_of(outputs_of(pruned, example))
     except Exception as error:
         raise GraphError(f"the pruned network does not run: {error}") from error
     shapes = [tuple(o.shape) for o in expected], [tuple(o.shape) for o in found]
@@ -145,9 +145,3 @@ def _verify_widths(
         found = width(after[name], side)
         if found != asked:
             raise GraphError(f"layer {name!r} has {found} units ({side}), {asked} were asked")
-
-
-def _outputs(model: nn.Module, example: Inputs) -> list[torch.Tensor]:
-    device = device_of(model)
-    with mode(model, training=False), own_rng(0, device), torch.no_grad():
-        return tensors_of(forward(model, move(example, device)))

@@ -1,0 +1,1 @@
+"""Studies: experiments about a network and a machine that are no search."""
