@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -17,6 +18,9 @@ from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import QuietNode
 from autoprune.measurement.runtimes import Runtime, TorchRuntime
 from autoprune.orchestration.artifacts import load
+from autoprune.orchestration.comparison.compare import compare
+from autoprune.orchestration.comparison.records import Comparison
+from autoprune.orchestration.executors.bench import placed
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep
@@ -33,10 +37,11 @@ from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.first import FIRST, uniform_first
 from autoprune.searchers.named import checked, searcher_named
 from autoprune.settings.build import CUDA_STEP, default_uri
+from autoprune.settings.given import Given, given_comparison
 from autoprune.settings.parts import named_recovery
-from autoprune.tasks.protocol import Task
+from autoprune.tasks.protocol import Inputs, Task
 
-__all__ = ["FitPlan", "Front", "Member", "Options", "load", "search", "train"]
+__all__ = ["FitPlan", "Front", "Member", "Options", "load", "measure", "search", "train"]
 
 
 class Options(TypedDict, total=False):
@@ -53,6 +58,7 @@ class Options(TypedDict, total=False):
     runtime: Runtime | None
     batch_sizes: Sequence[int]
     measure_s: float
+    where: str
     device: str
     slots: int | None
     inline: bool
@@ -76,6 +82,7 @@ DEFAULTS: Options = {
     "runtime": None,
     "batch_sizes": (1,),
     "measure_s": 1.5,
+    "where": "trial",
     "device": "cpu",
     "slots": None,
     "inline": False,
@@ -111,7 +118,8 @@ def search(
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
       and `uniform_first`: equal ratios that are tried before the searcher proposes.
     - `runtime` (PyTorch, on `device`) is what speed is measured on, at `batch_sizes` ((1,)), for
-      `measure_s` (1.5) seconds at most.
+      `measure_s` (1.5) seconds at most; `where` is ``"trial"``, beside it, or ``"bench"``, on the
+      nodes of the cluster that offer that resource.
     - `slots`: trials at a time, in Ray (as many as the machine has cores, or the cluster at
       `address`); ``inline=True`` runs them one by one in this process.
     - `tracking`: an MLflow URI (sqlite in `output`); None for no MLflow.
@@ -176,6 +184,31 @@ def _all_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
     )
 
 
+def measure(
+    candidate: Given,
+    baseline: Given,
+    example: Inputs | None = None,
+    *,
+    runtimes: Sequence[str | Runtime] = ("eager",),
+    batch_sizes: Sequence[int] = (1,),
+    memory: bool = False,
+) -> Comparison:
+    """Time two networks against each other; a row for every runtime and batch size.
+
+    Each is an ``nn.Module``, an exported program, or a path: to a folder that autoprune wrote, or
+    to a ``.pt2`` file. `example` is an input of batch size 1; where it is left out, a file tells.
+    `runtimes` are the names that ``autoprune measure`` takes, or objects of
+    `autoprune.measurement.runtimes`. With `memory` the memory that serving takes is measured,
+    too, in a process each. ``measure(...).timed[0].speedup`` is the first row's `Speedup`; rows
+    that gave none stand in `untimed`, with the reason. Raises AutopruneError for networks that
+    do not fit together.
+    """
+    request = given_comparison(
+        candidate, baseline, example, runtimes=runtimes, batch_sizes=batch_sizes, memory=memory
+    )
+    return compare(replace(request, code_paths=_code_paths()))
+
+
 def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list[float]:
     """Train a network in place by `plan`; returns the main metric on val after every epoch.
 
@@ -196,13 +229,17 @@ def _request(
     meter = PairedMeter(chosen["runtime"] or TorchRuntime(device=device), gate, settings)
     if step is None:
         step = CUDA_STEP if device.startswith("cuda") else 1
-    # what a script imports lies beside it, what a notebook imports in the folder it works in
-    code_paths = tuple(dict.fromkeys(str(Path(place).resolve()) for place in (sys.path[0], ".")))
+    code_paths = _code_paths()
     return SweepRequest(
         name=chosen["name"],
         model=model,
         task=task,
-        meter=calibrated(meter, model, task),
+        meter=placed(
+            calibrated(meter, model, task),
+            chosen["where"],
+            address=chosen["address"],
+            code_paths=code_paths,
+        ),
         searcher=partial(uniform_first, inner=factory, ratios=tuple(chosen["uniform_first"])),
         executor=_executor(chosen, code_paths),
         budget=budget,
@@ -218,6 +255,11 @@ def _request(
         device=device,
         code_paths=code_paths,
     )
+
+
+def _code_paths() -> tuple[str, ...]:
+    """What a script imports lies beside it, what a notebook imports in the folder it works in."""
+    return tuple(dict.fromkeys(str(Path(place).resolve()) for place in (sys.path[0], ".")))
 
 
 def _executor(chosen: Options, code_paths: Sequence[str]) -> Executor:

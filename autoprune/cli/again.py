@@ -12,6 +12,7 @@ from autoprune.orchestration.record import Record
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.settings.build import budget_config, build_request, default_uri, tracking_of
+from autoprune.settings.compose import completed
 
 
 def config_of(folder: Path, record: Record) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def config_of(folder: Path, record: Record) -> dict[str, Any]:
             f"{folder.name} was started from Python, where its model and task are; this command "
             "goes with sweeps that the command line started"
         )
+    config = completed(config)
     budget = config["budget"] | budget_config(Budget(**record.budget))
     return {**config, "output": str(folder.parent), "budget": budget}
 

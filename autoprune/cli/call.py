@@ -9,6 +9,7 @@ from rich.console import Console
 
 from autoprune.orchestration.folders import JOURNAL_FILE, find_sweep
 from autoprune.orchestration.record import Record, read_journal
+from autoprune.settings.compose import given_keys
 
 DONE, BROKE_OFF, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -17,14 +18,21 @@ DONE, BROKE_OFF, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 class Call:
     """A command's plain config, and where and how it speaks.
 
-    `given` are the keys that the command line set.
+    `words` are the overrides that it was composed from, with the configs in `config_dir`, and
+    `given` the keys that they set.
     """
 
     config: Mapping[str, Any]
     console: Console
     code_paths: Sequence[str] = ()
     as_json: bool = False
-    given: frozenset[str] = frozenset()
+    words: Sequence[str] = ()
+    config_dir: str | None = None
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The keys that the command line set."""
+        return given_keys(self.words)
 
     def say(self, *lines: str) -> None:
         """Print lines as they are: unfolded, and without colours."""

@@ -16,14 +16,18 @@ from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.reports.console import stdout
-from autoprune.settings.compose import choose, compose_config, plain
+from autoprune.settings.compose import choose, compose_config, plain, spelled_out
 
+HELP = ("--help", "-h", "help")
 MULTIRUN_FLAGS = ("--multirun", "-m")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command: the module whose function of the same name runs it, and what it does."""
+    """A sub-command: the module whose function runs it, and what it does.
+
+    The function has the sub-command's name, or its last word where that has two.
+    """
 
     module: str
     about: str
@@ -33,11 +37,20 @@ class Command:
 COMMANDS = {
     "sweep": Command("sweeps", "search for the fastest versions of a network worth having"),
     "plan": Command("plans", "show the groups, the space and the time; start nothing"),
+    "profile": Command(
+        "profiles", "what each group gives and costs on its own (--json)", flags=("--json",)
+    ),
     "resume": Command("sweeps", "go on with a sweep that was interrupted"),
     "status": Command("status", "how a sweep stands (--json)", flags=("--json",)),
     "dashboard": Command("pages", "serve MLflow on 127.0.0.1"),
+    "measure": Command(
+        "measures", "time two networks against each other (--json)", flags=("--json",)
+    ),
     "promote": Command("promotion", "prove a member of the front and register it"),
     "rollback": Command("promotion", "give the champion alias back"),
+    "study sparsity": Command(
+        "studies", "what each kind of pruning buys in size and speed (--json)", flags=("--json",)
+    ),
 }
 
 OVERVIEW = """\
@@ -77,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("--help", "-h", "help"):
+    name, rest = _named(words or [HELP[0]])
+    if name in HELP:
         width = max(map(len, COMMANDS))
         lines = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
         print(OVERVIEW.format(commands="\n".join(lines)), end="")
         return DONE
-    name, rest = words[0], words[1:]
     if name == "--version":
         print(f"autoprune {version('autoprune')}")
         return DONE
@@ -90,13 +103,16 @@ def _dispatch(words: list[str]) -> int:
         return complete(rest, {name: command.flags for name, command in COMMANDS.items()})
     if name not in COMMANDS:
         raise AutopruneError(f"no command {name!r}; {choose(name, list(COMMANDS))}")
+    config_name = name.replace(" ", "_")
     config_dir, rest = _take_config_dir(rest)
+    if name == "measure":
+        rest = spelled_out(rest, config_dir)
     if any(word.split("=")[0] in HYDRA_FLAGS for word in rest):
-        return hand_to_hydra(name, rest, config_dir)
+        return hand_to_hydra(config_name, rest, config_dir)
     overrides = [word for word in rest if not word.startswith("-")]
     flags = [word for word in rest if word.startswith("-")]
     _check_flags(name, flags)
-    config = plain(compose_config(name, overrides, config_dir=config_dir))
+    config = plain(compose_config(config_name, overrides, config_dir=config_dir))
     code_paths = tuple(str(Path(place).resolve()) for place in (".", config_dir) if place)
     sys.path[:0] = [path for path in code_paths if path not in sys.path]
     call = Call(
@@ -104,10 +120,28 @@ def _dispatch(words: list[str]) -> int:
         console=stdout(),
         code_paths=code_paths,
         as_json="--json" in flags,
-        given=frozenset(word.lstrip("+").partition("=")[0] for word in overrides),
+        words=tuple(overrides),
+        config_dir=config_dir,
     )
-    run = getattr(import_module(f"autoprune.cli.{COMMANDS[name].module}"), name)
+    run = getattr(import_module(f"autoprune.cli.{COMMANDS[name].module}"), name.split()[-1])
     return int(run(call))
+
+
+def _named(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The sub-command that a command line begins with, of one word or two, and the words after.
+
+    `autoprune study --help` is a call for help like any other.
+    """
+    first, *rest = words
+    seconds = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
+    if not seconds:
+        return first, rest
+    if rest and rest[0] in HELP:
+        return rest[0], []
+    if not rest or rest[0] not in seconds:
+        asked = rest[0] if rest else ""
+        raise AutopruneError(f"{' '.join([first, asked]).strip()}: {choose(asked, seconds)}")
+    return f"{first} {rest[0]}", rest[1:]
 
 
 def _check_flags(name: str, flags: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,11 +50,22 @@ def complete(words: Sequence[str], commands: Mapping[str, Sequence[str]]) -> int
     if not words[0].startswith("query="):
         return _hydra("sweep", ["--shell-completion", *words], None)
     line = os.environ.get("COMP_LINE", "").split(" ")
-    if len(line) < 3:
-        print(" ".join(name for name in commands if name.startswith(line[-1] if line[1:] else "")))
-    elif line[1] in commands:
+    if len(line) > 3 and " ".join(line[1:3]) in commands:
+        line[1:3] = [" ".join(line[1:3])]
+    if line[1:2] and line[1] in commands and line[2:]:
         _complete_command(line, words[0], commands[line[1]])
+    else:
+        print(" ".join(_next_words(line[1:] or [""], commands)))
     return 0
+
+
+def _next_words(typed: Sequence[str], commands: Iterable[str]) -> list[str]:
+    """What the last word of `typed` may become: a command's first word, or its second."""
+    *before, last = typed
+    named = (name.split() for name in commands)
+    fitting = [n for n in named if n[: len(before)] == before and len(n) > len(before)]
+    found = dict.fromkeys(name[len(before)] for name in fitting)
+    return [word for word in found if word.startswith(last)]
 
 
 def _complete_command(line: Sequence[str], query: str, flags: Sequence[str]) -> None:
@@ -74,7 +85,7 @@ def _complete_command(line: Sequence[str], query: str, flags: Sequence[str]) -> 
         config_dir = None
     words = [word for word in rest[:-1] if not word.startswith("-")]
     os.environ["COMP_LINE"] = " ".join(["autoprune", *words, rest[-1]])
-    _hydra(name, ["--shell-completion", query], config_dir)
+    _hydra(name.replace(" ", "_"), ["--shell-completion", query], config_dir)
 
 
 def _hydra(name: str, words: Sequence[str], config_dir: str | None) -> int:

@@ -48,8 +48,8 @@ def load(
     folder = Path(path)
     if not (folder / RECIPE_FILE).is_file() and (folder / MODEL_FOLDER / RECIPE_FILE).is_file():
         folder = folder / MODEL_FOLDER
-    recipe = Recipe.from_json(_read_recipe(folder)["recipe"])
-    return rebuild(recipe, read_weights(folder / WEIGHTS_FILE), model=model, allow=allow).eval()
+    recipe, weights = read_recipe(folder), read_weights(folder / WEIGHTS_FILE)
+    return rebuild(recipe, weights, model=model, allow=allow).eval()
 
 
 def save_snapshot(trial_folder: Path, snapshot: Snapshot, *, name: str) -> Path:
@@ -96,7 +96,7 @@ def read_snapshot(trial_folder: Path) -> Snapshot | None:
 
 
 def _read_snapshot(folder: Path) -> Snapshot:
-    facts = _read_recipe(folder)
+    facts = _read_facts(folder)
     fit_file = folder / FIT_FILE
     fit = None
     if fit_file.is_file():
@@ -127,6 +127,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise AutopruneError(f"{path} is not a safetensors file ({error})") from None
 
 
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe in an artifact folder; raises AutopruneError where there is none."""
+    return Recipe.from_json(_read_facts(folder)["recipe"])
+
+
 def read_outputs(model_folder: Path) -> tuple[torch.Tensor, ...]:
     """What the saved network made of the task's example input, tensor by tensor."""
     found = read_weights(model_folder / OUTPUTS_FILE)
@@ -137,7 +142,7 @@ def _numbered(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[str, torch.Tens
     return ((f"{index:04d}", tensor) for index, tensor in enumerate(tensors))
 
 
-def _read_recipe(folder: Path) -> dict[str, Any]:
+def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / RECIPE_FILE
     try:
         size = path.stat().st_size

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,9 @@ from autoprune.domain.objective import Metric
 from autoprune.domain.protocols import StepGuard
 from autoprune.evaluation import portable
 from autoprune.orchestration.artifacts import RECIPE_FILE, WEIGHTS_FILE, read_weights, write_weights
-from autoprune.orchestration.tracking.connection import check_existing, complaint
+from autoprune.orchestration.environment import QUIET_DOWNLOADS, environment
+from autoprune.orchestration.program_files import MLFLOW_PROGRAM, SUFFIX, load_program
+from autoprune.orchestration.tracking.connection import check_existing, complaint, process_store
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks.protocol import Task
@@ -142,14 +144,8 @@ def load_checkpoint(model: nn.Module, checkpoint: str, *, store: str | None = No
     store `store` (None: the one that MLflow's environment names). Raises AutopruneError where it is
     missing, unreadable, or of another network.
     """
-    path = (
-        _download(checkpoint, store)
-        if checkpoint.startswith(MODEL_URI_SCHEMES)
-        else Path(checkpoint)
-    )
-    if path.is_dir():
-        path = _weights_in(path)
-    load_weights(model, path)
+    with files_of(checkpoint, store) as path:
+        load_weights(model, _weights_in(path) if path.is_dir() else path)
     return Baseline(portable(model), checkpoint)
 
 
@@ -175,9 +171,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _torch_state(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == SUFFIX:
+        return dict(load_program(path).state_dict)
     try:
-        if path.suffix == ".pt2":
-            return dict(torch.export.load(path).state_dict)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what the zip, the pickle or the file gave it
         raise AutopruneError(
@@ -192,7 +188,7 @@ def _torch_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _weights_in(folder: Path) -> Path:
-    for name in (WEIGHTS_FILE, "data/model.pt2", f"model/{WEIGHTS_FILE}"):
+    for name in (WEIGHTS_FILE, MLFLOW_PROGRAM, f"model/{WEIGHTS_FILE}"):
         if (folder / name).is_file():
             if (folder / name).with_name(RECIPE_FILE).is_file():
                 break
@@ -202,14 +198,30 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _download(uri: str, store: str | None) -> Path:
+def files_of(reference: str, store: str | None) -> AbstractContextManager[Path]:
+    """The file or the folder that a path or an MLflow model URI names."""
+    if reference.startswith(MODEL_URI_SCHEMES):
+        return downloaded(reference, store)
+    return nullcontext(Path(reference))
+
+
+@contextmanager
+def downloaded(uri: str, store: str | None) -> Iterator[Path]:
+    """A folder with a model's files by its MLflow URI, from the tracking store `store`.
+
+    None is the store that MLflow's environment names. Raises AutopruneError where the files
+    cannot be had.
+    """
     if store is not None:
         check_existing(store)
-    try:
-        found = download_artifacts(artifact_uri=uri, tracking_uri=store, registry_uri=store)
-    except (MlflowException, OSError) as error:
-        raise AutopruneError(
-            f"checkpoint {uri} cannot be fetched ({complaint(error)}); set tracking.uri to the "
-            "store that has it"
-        ) from error
-    return Path(found)
+    # a folder of its own: in a local store MLflow would write beside the model
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            with environment(QUIET_DOWNLOADS), process_store(store) if store else nullcontext():
+                found = download_artifacts(artifact_uri=uri, dst_path=place)
+        except (MlflowException, OSError) as error:
+            raise AutopruneError(
+                f"checkpoint {uri} cannot be fetched ({complaint(error)}); set tracking.uri to "
+                "the store that has it"
+            ) from error
+        yield Path(found)

@@ -63,12 +63,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request whose baseline is trained and judged, ready for its first trial."""
+    """A request whose baseline is trained and judged, ready for its first trial.
+
+    `metrics` are the baseline's, `speed` is the measurement of the baseline against itself.
+    """
 
     request: SweepRequest
     plan: Plan
     baseline: Baseline
     metrics: Mapping[str, float]
+    speed: Speedup
     context: TrialContext
     warnings: tuple[str, ...] = ()
 
@@ -188,7 +192,7 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
             f"({baseline.history[-1]:.4g}): pruning a network that is not trained out flatters "
             "the front; raise baseline.fit.epochs"
         )
-    return Prepared(request, plan, baseline, metrics, context, tuple(warnings))
+    return Prepared(request, plan, baseline, metrics, speed, context, tuple(warnings))
 
 
 WatchersFor = Callable[[Path], Sequence[Watcher]]

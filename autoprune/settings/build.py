@@ -12,6 +12,7 @@ from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
+from autoprune.orchestration.executors.bench import check_where, placed
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import check_name
@@ -55,23 +56,24 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     """
     faults = Faults()
     executor, meter = config["executor"], config["meter"]
-    gate: Gate = QuietNode() if meter["gate"] else NoGate()
     step = CUDA_STEP if executor["device"].startswith("cuda") else 1
+    gate = faults.of(lambda: gate_of(meter))
     faults.of(lambda: check_finite(config))
     faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
     faults.of(lambda: check_name(config["name"]))
-    task = faults.of(lambda: _task(config["task"], config["data"]))
+    task = faults.of(lambda: task_of(config["task"], config["data"]))
     goal = faults.of(lambda: goal_of(config["objective"]))
-    measured = faults.of(lambda: _meter(meter, gate, seed=max(0, config["seed"])))
+    measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
+    faults.of(lambda: check_where(meter["where"], executor["address"]))
     if task is not None and goal is not None and measured is not None:
         faults.of(lambda: rehearse_goal(goal, task, measured))
     parts: dict[str, Any] = {
-        "model": faults.of(lambda: _model(config["model"], seed=max(0, config["seed"]))),
+        "model": faults.of(lambda: model_of(config["model"], seed=max(0, config["seed"]))),
         "meter": measured,
         "searcher": faults.of(lambda: _searcher(config)),
         "executor": faults.of(lambda: _executor(executor, code_paths)),
         "budget": faults.of(lambda: budget_of(config["budget"])),
-        "baseline": faults.of(lambda: _baseline(config)),
+        "baseline": faults.of(lambda: baseline_of(config)),
         "space": faults.of(lambda: space_of(config["space"], default_step=step)),
         "criteria": faults.of(lambda: criteria_of(config["importance"])),
         "recoveries": faults.of(lambda: recoveries_of(config["recovery"])),
@@ -79,7 +81,12 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     }
     faults.of(lambda: tracking_of(config))
     faults.check()
-    parts["meter"] = calibrated(parts["meter"], parts["model"], task)
+    parts["meter"] = placed(
+        calibrated(parts["meter"], parts["model"], task),
+        meter["where"],
+        address=executor["address"],
+        code_paths=code_paths,
+    )
     return SweepRequest(
         name=config["name"],
         task=task,
@@ -126,11 +133,12 @@ def tracking_of(config: Mapping[str, Any]) -> Tracking:
     tracking = config["tracking"]
     keep = tracking["keep_models"]
     check_one_of("tracking.keep_models", keep, ["front", "all"])
-    uri = _uri(tracking, config["output"])
+    uri = store_of(tracking, config["output"])
     return Tracking(uri if tracking["enabled"] else None, keep_all_models=keep == "all")
 
 
-def _uri(tracking: Mapping[str, Any], output: str) -> str:
+def store_of(tracking: Mapping[str, Any], output: str) -> str:
+    """The MLflow store of a config, used or not."""
     return tracking["uri"] or default_uri(Path(output))
 
 
@@ -139,7 +147,8 @@ def default_uri(output: Path) -> str:
     return f"sqlite:///{output.resolve()}/mlflow.db"
 
 
-def _task(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
+def task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
+    """The task of a config, with its data."""
     task: Task
     if config.get("data") == data and "_target_" in data:
         task = _task_with(config, data)
@@ -170,7 +179,8 @@ def _task_with(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
     return task
 
 
-def _model(config: Mapping[str, Any], *, seed: int) -> nn.Module:
+def model_of(config: Mapping[str, Any], *, seed: int) -> nn.Module:
+    """The unpruned network of a config, with the first weights that the seed gives."""
     # Networks draw their first weights from torch's global generator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -196,7 +206,19 @@ def _recipe_model(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None if special({k: v for k, v in config.items() if k != "_target_"}) else config
 
 
-def _meter(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter:
+def gate_of(config: Mapping[str, Any]) -> Gate:
+    """The quiet gate of a meter's config."""
+    folder = config["gate_folder"]
+    if folder is not None and not Path(folder).is_absolute():
+        raise AutopruneError(
+            f"meter.gate_folder is {folder!r}; name it from the root on, like /mnt/gate, because "
+            "every process of the node looks for it by itself"
+        )
+    return QuietNode(None if folder is None else Path(folder)) if config["gate"] else NoGate()
+
+
+def meter_of(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter:
+    """The meter of a config."""
     bounds = ("half_width", "max_s", "others_limit")
     check_ranges("meter", config, dict.fromkeys(bounds, POSITIVE))
     settings = MeterSettings(
@@ -247,7 +269,8 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
     )
 
 
-def _baseline(config: Mapping[str, Any]) -> BaselineRequest:
+def baseline_of(config: Mapping[str, Any]) -> BaselineRequest:
+    """Where the unpruned network of a config has its weights from."""
     baseline = config["baseline"]
     if baseline["checkpoint"] == "":
         raise AutopruneError(
@@ -256,7 +279,7 @@ def _baseline(config: Mapping[str, Any]) -> BaselineRequest:
         )
     if baseline["checkpoint"] is not None:
         return BaselineRequest(
-            checkpoint=baseline["checkpoint"], store=_uri(config["tracking"], config["output"])
+            checkpoint=baseline["checkpoint"], store=store_of(config["tracking"], config["output"])
         )
     described = {key: config[key] for key in ("model", "data", "task", "seed")}
     described["fit"] = baseline["fit"]

@@ -91,6 +91,32 @@ def _complaint(error: Exception) -> str:
     return first_line(error)
 
 
+def options_of(group: str, config_dir: str | None = None) -> list[str]:
+    """The options of a config group, shipped and the user's own, without composing anything."""
+    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    return sorted({path.stem for folder in folders for path in folder.glob(f"{group}/*.yaml")})
+
+
+def given_keys(words: Sequence[str]) -> frozenset[str]:
+    """The keys that overrides set."""
+    return frozenset(word.lstrip("+").partition("=")[0] for word in words)
+
+
+def spelled_out(words: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """The words of `autoprune measure` with ``baseline=FILE`` as ``baseline.checkpoint=FILE``.
+
+    The two networks are named alike, and an option of the group `baseline` stays one.
+    """
+    known = [*options_of("baseline", config_dir), "null"]
+
+    def spelled(word: str) -> str:
+        key, sign, value = word.partition("=")
+        named = key == "baseline" and sign and value not in known
+        return f"baseline.checkpoint={value}" if named else word
+
+    return list(map(spelled, words))
+
+
 def _search_in(folder: Path) -> str:
     """The override that adds a folder to Hydra's search path, whatever its name holds."""
     place = QuotedString(f"file://{folder.resolve()}", Quote.single)
@@ -188,6 +214,20 @@ class _Faults:
         usual = OmegaConf.select(known, key)
         hint = "see --cfg job for the keys" if usual is None else f"by default it is {usual}"
         return f"{override}: {reason}; {hint}"
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep's plain config with the defaults of keys that there were not when it was made."""
+    return _over(plain(OmegaConf.structured(COMMANDS["sweep"])), config)
+
+
+def _over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _over(defaults[key], value)
+        for key, value in config.items()
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+    }
+    return {**defaults, **config, **both}
 
 
 def _strange_keys(schema: DictConfig, config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -5,10 +5,11 @@ fields are checked by the plain objects that `build` makes of them. A field of t
 ``_target_`` with its arguments.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 @dataclass
@@ -84,6 +85,8 @@ class MeterConfig:
     max_s: float = 1.5
     others_limit: float = 0.5
     gate: bool = True
+    gate_folder: str | None = None
+    where: str = "trial"
 
 
 @dataclass
@@ -168,6 +171,22 @@ class SweepConfig:
 
 
 @dataclass
+class ProfileConfig(SweepConfig):
+    """`autoprune profile`: `checks` random specs judge the latency model."""
+
+    checks: int = 12
+
+
+@dataclass
+class SparsityConfig(SweepConfig):
+    """`autoprune study sparsity`: shares of the parameters to keep, and how."""
+
+    kept: list[float] = field(default_factory=lambda: [0.5, 0.25, 0.1])
+    kinds: list[str] = field(default_factory=lambda: ["structured", "masked", "csr", "2:4"])
+    onnxruntime: bool = True
+
+
+@dataclass
 class SweepRefConfig:
     """A sweep that exists: its id, or ``latest``, below the output folder."""
 
@@ -213,6 +232,23 @@ class GateConfig:
 
 
 @dataclass
+class MeasureConfig(SweepConfig):
+    """`autoprune measure`: a candidate, or the one that `select` finds in `sweep`.
+
+    `runtimes` are options of the group `meter`; without any it is the `meter` of the config, or
+    of the candidate's sweep. `allow` are the targets that a recipe may build besides autoprune's.
+    """
+
+    candidate: str | None = None
+    sweep: str | None = None
+    select: SelectConfig = field(default_factory=SelectConfig)
+    runtimes: list[str] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
+    memory: bool = False
+    allow: list[str] = field(default_factory=list)
+
+
+@dataclass
 class PromoteConfig(SweepRefConfig):
     """`autoprune promote`; `name` null names the registered model after the experiment.
 
@@ -235,11 +271,14 @@ class RollbackConfig(SweepRefConfig):
 COMMANDS: dict[str, type] = {
     "sweep": SweepConfig,
     "plan": SweepConfig,
+    "profile": ProfileConfig,
     "resume": ResumeConfig,
     "status": StatusConfig,
     "dashboard": DashboardConfig,
+    "measure": MeasureConfig,
     "promote": PromoteConfig,
     "rollback": RollbackConfig,
+    "study_sparsity": SparsityConfig,
 }
 
 
@@ -250,4 +289,18 @@ def register() -> None:
     """
     store = ConfigStore.instance()
     for command, schema in COMMANDS.items():
-        store.store(name=f"{command}_schema", node=schema)
+        more = schema is not SweepConfig and issubclass(schema, SweepConfig)
+        node = _after_sweep(schema) if more else schema
+        store.store(name=f"{command}_schema", node=node)
+
+
+def _after_sweep(schema: type) -> DictConfig:
+    """A schema of a sweep's keys and more, to stand after `sweep` in a defaults list.
+
+    Its defaults for a sweep's keys are missing, which leaves those that the sweep's configs set.
+    """
+    node = OmegaConf.structured(schema)
+    assert isinstance(node, DictConfig)
+    for shared in fields(SweepConfig):
+        node[shared.name] = MISSING
+    return node

@@ -145,6 +145,7 @@ def source_digests(config: Any) -> dict[str, str]:
 
 
 def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+    """What an error goes back to: a message of ours, where there is one, or the first fault."""
+    while error.__cause__ is not None and not isinstance(error, AutopruneError):
         error = error.__cause__
     return error

@@ -253,6 +253,7 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"objectives": ("main", "speed")}, "metric 'speed' is not known; did you mean 'speedup'"),
         ({"trials": None}, "the budget is unbounded"),
         ({"slots": 2}, "inline=True runs one trial at a time; leave slots and address out"),
+        ({"where": "bench"}, "on other nodes of a cluster, and no cluster is named; set executor="),
         ({"slots": 0, "inline": False}, "slots is 0; choose 1 or more"),
         ({"min_kept": 0.0}, "min_kept"),
         ({"exclude": ["*"]}, "exclude"),

@@ -74,7 +74,7 @@ def test_the_overview_lists_commands_and_exit_codes(run: Run) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(run: Run, command: str) -> None:
-    out = run(command, "--help")
+    out = run(*command.split(), "--help")
     assert out.startswith(f"autoprune {command}: ")
     assert f"autoprune {command} " in out.partition("\n")[2] or command == "plan"
     assert len(out.splitlines()) < 40
@@ -84,7 +84,7 @@ def test_help_of_every_command(run: Run, command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_cfg_shows_the_config_and_runs_nothing(run: Run, command: str, tmp_path: Path) -> None:
-    out = run(command, "--cfg", "job", "output=elsewhere")
+    out = run(*command.split(), "--cfg", "job", "output=elsewhere")
     assert "output: elsewhere" in out.splitlines()
     assert "hydra" not in out
     assert not list(tmp_path.iterdir())
@@ -143,8 +143,12 @@ def query(line: str) -> list[str]:
 
 
 def test_completion_of_commands_groups_options_and_keys(tmp_path: Path) -> None:
-    assert query("autoprune ") == list(COMMANDS)
-    assert query("autoprune s") == ["sweep", "status"]
+    assert query("autoprune ") == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    assert query("autoprune s") == ["sweep", "status", "study"]
+    assert query("autoprune study ") == ["sparsity"]
+    assert query("autoprune study x") == []
+    assert query("autoprune study sparsity onnx") == ["onnxruntime="]
+    assert query("autoprune study sparsity --j") == ["--json"]
     assert query("autoprune sweep sea") == ["searcher.", "searcher="]
     assert query("autoprune sweep searcher=ns") == ["searcher=nsga2", "searcher=nsga3"]
     assert query("autoprune sweep experiment=digits_vgg budget.tr") == [

@@ -43,6 +43,8 @@ def refused(
 
 def test_commands_and_options(refused: Refused) -> None:
     assert "no command 'swep'; did you mean 'sweep'?" in refused("swep")
+    assert "study: choose from sparsity" in refused("study")
+    assert "study sparsty: did you mean 'sparsity'?" in refused("study", "sparsty")
     assert "no option '--jsn'; did you mean '--json'?" in refused("status", "--jsn")
     assert "sweep has no option '--json'" in refused("sweep", "--json")
     assert "-m: autoprune has no multirun" in refused("sweep", "-m", "seed=1,2")
@@ -85,6 +87,15 @@ def test_targets_and_their_arguments_all_at_once(refused: Refused) -> None:
     assert "Classification takes no argument 'augmnt'; did you mean 'augment'?" in message
     assert "in autoprune did you mean 'searchers'?" in message
     assert "'autoprune.measurement.runtimes' is a module; name a class or a function" in message
+
+
+def test_a_place_to_measure_that_is_none(refused: Refused) -> None:
+    message = refused("plan", *SMALL, "meter.where=bech")
+    assert "place to measure 'bech' is not known; did you mean 'bench'?" in message
+    message = refused("plan", *SMALL, "meter.where=bench")
+    assert (
+        "where=bench measures on other nodes of a cluster, and no cluster is named; set" in message
+    )
 
 
 def test_targets_that_give_something_else(refused: Refused) -> None:
@@ -159,6 +170,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         *("executor.gpus=-1", "executor.device=gpu", "executor.on_interrupt=finsh"),
         *("budget.trials=0", "budget.wall_minutes=-1", "budget.trial_limit_s=0"),
         *("importance.criteria=[l1,l3]", "importance.batches=0", "meter.batch_sizes=[0]"),
+        "meter.gate_folder=gate",
         *("recovery.recalibration_batches=0", "recovery.fit.epochs=-1", "tracking.keep_models=al"),
         *("baseline.fit.lr=0", "objective.constraints=[{metric: speedup, low: 3, high: 2}]"),
     )
@@ -178,6 +190,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         "criterion 'l3' is not known",
         "importance.batches is 0; choose 1 or more",
         "batch_sizes is [0]; name each size once",
+        "meter.gate_folder is 'gate'; name it from the root on",
         "recovery.recalibration_batches is 0; choose 1 or more",
         "recovery.fit: epochs is -1; choose 0 or more",
         "tracking.keep_models=al: did you mean 'all'?",

@@ -15,7 +15,7 @@ import torch
 
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
-from autoprune.settings.compose import compose_config, config_folder
+from autoprune.settings.compose import compose_config, config_folder, spelled_out
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -61,6 +61,8 @@ def commands() -> Iterator[str]:
 def words_of(line: str) -> tuple[str, list[str]]:
     """The command of a line, and its words without `--config-dir FOLDER`."""
     _, command, *words = shlex.split(line, comments=True)
+    if any(name.startswith(f"{command} ") for name in COMMANDS):
+        command = f"{command} {words.pop(0)}"
     if "--config-dir" in words:
         at = words.index("--config-dir")
         del words[at : at + 2]
@@ -105,7 +107,9 @@ def test_every_command_is_one_that_there_is(line: str, project: Path) -> None:
     flags = {"--help", "--json", "--cfg", "job", "--config-dir"}
     overrides = [word for word in words if word not in flags]
     assert all("=" in word for word in overrides), line
-    compose_config(command, overrides, config_dir=str(project / "conf"))
+    if command == "measure":
+        overrides = spelled_out(overrides, str(project / "conf"))
+    compose_config(command.replace(" ", "_"), overrides, config_dir=str(project / "conf"))
 
 
 @pytest.mark.parametrize("line", [b.text for b in BLOCKS if b.runs and b.language == "sh"])

@@ -1,5 +1,6 @@
 """What the command line cannot easily show of the settings."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.measurement.latency import PairedMeter
+from autoprune.measurement.quiet import QuietNode
 from autoprune.orchestration.folders import check_writable
 from autoprune.orchestration.forecast import forecast
 from autoprune.pruning.recover import FitPlan
-from autoprune.settings.compose import choose, compose_config, plain
+from autoprune.settings.build import build_request
+from autoprune.settings.compose import choose, completed, compose_config, plain
 from autoprune.settings.rules import check_device
 from autoprune.settings.targets import source_digests
 from tests import tiny
@@ -72,6 +76,14 @@ def test_cuda_where_there_is_none() -> None:
         check_device("executor.device", "cuda")
 
 
+def test_the_gates_folder_can_be_named() -> None:
+    small = ("model=mlp", "model.width=16", "model.image_side=8", "data.side=8")
+    request = build_request(plain(compose_config("plan", [*small, "meter.gate_folder=/mnt/gate"])))
+    assert request.gate == QuietNode(Path("/mnt/gate"))
+    assert isinstance(request.meter, PairedMeter)
+    assert request.meter.gate == request.gate
+
+
 def test_sources_of_nested_targets_and_none_for_what_cannot_be_had() -> None:
     model = {"_target_": "autoprune.models.mlp", "parts": [{"_target_": "torch.nn.Linear"}]}
     found = source_digests({"model": model, "data": {"_target_": "no.such.thing"}})
@@ -108,3 +120,13 @@ def test_a_forecast_adds_up_and_leaves_the_network_as_it_is(tmp_path: Path) -> N
 
 def test_a_task_with_a_loop_of_its_own_is_not_forecast(tmp_path: Path) -> None:
     assert forecast(tiny.request(tmp_path, task=OwnLoop())) is None
+
+
+def test_a_config_of_an_older_version_gets_the_defaults_of_keys_it_had_not() -> None:
+    now = plain(compose_config("sweep", ["searcher=gp", "meter.max_s=0.7"]))
+    older = copy.deepcopy(now)
+    del older["meter"]["where"], older["budget"]
+    found = completed(older)
+    assert found["meter"]["where"] == "trial"
+    assert found["budget"]["trials"] is None
+    assert {**found, "budget": now["budget"]} == now

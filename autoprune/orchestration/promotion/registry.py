@@ -5,18 +5,17 @@ written down first, as a tag of the registered model, and whoever comes next com
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Direction
+from autoprune.orchestration.tracking.connection import process_store
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 EVIDENCE, VERDICT, MOVING = "autoprune.evidence", "autoprune.verdict", "autoprune.moving"
@@ -186,23 +185,11 @@ def _version(client: MlflowClient, name: str, model_id: str, tags: dict[str, str
         if found.tags.get(MODEL) == model_id:
             return str(found.version)
     tags = {**tags, MODEL: model_id}
-    with _as_global_store(client.tracking_uri):
+    with process_store(client.tracking_uri):
         made = client.create_model_version(
             name, f"models:/{model_id}", model.source_run_id, tags=tags, model_id=model_id
         )
     return str(made.version)
-
-
-@contextmanager
-def _as_global_store(uri: str) -> Iterator[None]:
-    """A database store of MLflow 3.17 looks a model up in the process's store, not in its own."""
-    is_set = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
-    before = mlflow.get_tracking_uri() if is_set else None
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

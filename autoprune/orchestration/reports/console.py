@@ -86,10 +86,8 @@ def outcome_line(observation: Observation, view: SweepView) -> str:
         case Measurement(metrics=metrics):
             mark = "*" if observation.trial.number in view.front else " "
             speed = times(metrics["speedup"], settled=settled(observation))
-            interval = f"[{metrics['speedup_low']:.2f}, {metrics['speedup_high']:.2f}]"
-            return (
-                f"{head} {mark} {main} {metrics[main]:.4f}  speedup {speed:>6} {interval}  {tail}"
-            )
+            ends = f"[{metrics['speedup_low']:.2f}, {metrics['speedup_high']:.2f}]"
+            return f"{head} {mark} {main} {metrics[main]:.4f}  speedup {speed:>6} {ends}  {tail}"
 
 
 def _fields(view: SweepView) -> dict[str, Any]:
@@ -131,7 +129,7 @@ def front_table(view: SweepView) -> Table:
             f"{member[main]:.4f}",
             f"{member[main] - base[main]:+.4f}",
             times(member["speedup"], settled=member["speedup_settled"]),
-            f"{member['speedup_low']:.2f} to {member['speedup_high']:.2f}",
+            interval(member["speedup_low"], member["speedup_high"]),
             f"{member['latency_ms']:.3f}",
             short(member["macs"]),
             f"{member['rho']:.2f}",
@@ -160,6 +158,11 @@ def times(speedup: float, *, settled: bool) -> str:
     return f"{'' if settled else '~'}{speedup:.2f}x"
 
 
+def interval(low: float, high: float) -> str:
+    """A 95% interval in a column of its own."""
+    return f"{low:.2f} to {high:.2f}"
+
+
 def _unmet(view: SweepView) -> str:
     """Which constraints kept every trial off the front, and how near the nearest came."""
     measured = [o.outcome for o in view.observations if isinstance(o.outcome, Measurement)]
@@ -180,7 +183,8 @@ def _unsettled(view: SweepView) -> str:
         return ""
     return (
         f"~ the speed of {', '.join(map(str, members))} did not settle: its interval stayed wide, "
-        "or others kept the node busy; judge by the lower end, or promote, which measures again"
+        "or others, whom the quiet gate does not hold, kept the node busy; judge by the lower end, "
+        "or promote, which measures again"
     )
 
 

@@ -1,16 +1,6 @@
-"""The dashboard: one HTML page that stands alone, for MLflow's artifact viewer and any browser.
-
-MLflow 3.17 shows HTML artifacts in an iframe with ``sandbox="allow-scripts"``: no storage, no
-sibling files, perhaps no internet. So plotly.js is part of the page, once (4.8 MB of its
-4.9 MB), and the page uses nothing else.
-"""
+"""The dashboard: one HTML page that stands alone, for MLflow's artifact viewer and any browser."""
 
 import html
-import json
-from functools import cache
-from typing import Any
-
-from plotly.offline import get_plotlyjs
 
 from autoprune.domain.trial import Failure, Measurement
 from autoprune.orchestration.reports.console import short
@@ -20,6 +10,7 @@ from autoprune.orchestration.reports.dashboard_panels import (
     hypervolume_figure,
     prediction_figure,
 )
+from autoprune.orchestration.reports.page import html_page
 from autoprune.orchestration.reports.pareto import fastest_worth_having, metrics_of
 from autoprune.orchestration.view import SweepView
 
@@ -34,25 +25,13 @@ def dashboard_html(view: SweepView) -> str:
         "prediction": prediction_figure(view),
         "heat": heat_figure(view),
     }
-    return _PAGE.format(
-        title=html.escape(f"{view.sweep_id}: Pareto front"),
-        style=_STYLE,
-        plotly=_plotly(),
+    body = _BODY.format(
         header=_header(view),
         empty="" if view.front.members else _EMPTY,
         troubles=_troubles(view),
-        figures=_script_json(figures),
     )
-
-
-@cache
-def _plotly() -> str:
-    return str(get_plotlyjs())
-
-
-def _script_json(data: Any) -> str:
-    """JSON that can stand inside a script element whatever its texts say."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    title = f"{view.sweep_id}: Pareto front"
+    return html_page(title, body, figures, style=_STYLE, script=_SCRIPT)
 
 
 def _header(view: SweepView) -> str:
@@ -143,43 +122,23 @@ def _duration(seconds: float) -> str:
 _EMPTY = '<p class="empty">No trial has joined the front yet.</p>'
 
 _STYLE = """
-*{box-sizing:border-box}
-body{margin:0;padding:20px 24px 32px;background:#f5f6f8;color:#1f2937;
-font:14px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{margin:0;font-size:22px;overflow-wrap:anywhere}
-h2{margin:0;font-size:16px}
-.line{margin:2px 0 14px;color:#4b5563}
 .tiles{display:grid;grid-template-columns:repeat(4,1fr);gap:12px}
-.tile,section{background:#fff;border:1px solid #e3e7ed;border-radius:8px}
-.tile{padding:10px 14px}
+.tile{padding:10px 14px;background:#fff;border:1px solid #e3e7ed;border-radius:8px}
 .name{color:#4b5563;font-size:12px}
 .value{font-size:24px;font-weight:600;font-variant-numeric:tabular-nums}
 .detail{color:#4b5563;font-size:12px;overflow-wrap:anywhere}
-section{margin-top:14px;padding:14px 16px;min-width:0}
-section p{margin:2px 0 6px;color:#4b5563;font-size:13px}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:14px}
 #front{height:500px}#hypervolume,#prediction{height:360px}
-.scroll{overflow:auto;max-height:340px;margin-top:8px}
-table{border-collapse:collapse;width:100%;font-size:13px}
-th{position:sticky;top:0;background:#fff}
-th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid #eceff3;vertical-align:top;
-overflow-wrap:anywhere}
-th,td:first-child,td:nth-child(2){white-space:nowrap}
 #zooms{display:flex;gap:6px;flex-wrap:wrap}
 button{font:inherit;font-size:12px;padding:3px 10px;border:1px solid #cbd2dc;border-radius:6px;
 background:#fff;color:inherit;cursor:pointer}
 button[aria-pressed=true]{background:#e3eef7;border-color:#0072B2}
 .empty{color:#4b5563}
 @media(max-width:640px){.tiles{grid-template-columns:1fr 1fr}}
-@media(max-width:900px){.pair{grid-template-columns:1fr;gap:0}body{padding:14px}}
+@media(max-width:900px){.pair{grid-template-columns:1fr;gap:0}}
 """
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{title}</title><style>{style}</style>
-<script>{plotly}</script></head><body>
-<header>{header}</header>
+_BODY = """<header>{header}</header>
 <section><h2>Pareto front</h2>
 <p>Bars are 95% intervals; a hollow mark is a speed that did not settle; hover over a trial for
 the units it keeps.</p>{empty}
@@ -194,28 +153,21 @@ the units it keeps.</p>{empty}
 </div>
 <section><h2>What the front keeps</h2><p>Units kept of every group, by front member.</p>
 <div id="heat"></div></section>
-{troubles}
-<script>
-const figures = {figures};
-const config = {{responsive: true, displaylogo: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]}};
-const labelled = figures.heat.layout.xaxis;
+{troubles}"""
+
+_SCRIPT = """const labelled = figures.heat.layout.xaxis;
 const room = document.getElementById("heat").clientWidth - 260;
 const step = Math.max(1, Math.ceil(labelled.tickvals.length * 44 / room));
 for (const part of ["tickvals", "ticktext"])
   labelled[part] = labelled[part].filter((_, i) => i % step === 0);
-for (const [id, figure] of Object.entries(figures))
-  Plotly.newPlot(id, figure.data, figure.layout, config);
 const zooms = document.getElementById("zooms");
-for (const [name, [x, y]] of Object.entries(figures.front.zooms)) {{
+for (const [name, [x, y]] of Object.entries(figures.front.zooms)) {
   const button = document.createElement("button");
   button.textContent = name;
   button.ariaPressed = zooms.children.length === 0;
-  button.onclick = () => {{
+  button.onclick = () => {
     for (const other of zooms.children) other.ariaPressed = other === button;
-    Plotly.relayout("front", {{"xaxis.range": [...x], "yaxis.range": [...y]}});
-  }};
+    Plotly.relayout("front", {"xaxis.range": [...x], "yaxis.range": [...y]});
+  };
   zooms.append(button);
-}}
-</script></body></html>
-"""
+}"""

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from autoprune.domain.objective import Constraint, Direction
 from autoprune.domain.trial import Observation
-from autoprune.orchestration.reports.dashboard_marks import LOOKS, Figure, escape, layout, points
+from autoprune.orchestration.reports.dashboard_marks import LOOKS, points
+from autoprune.orchestration.reports.figure import Figure, escape, layout
 from autoprune.orchestration.reports.pareto import metrics_of
 from autoprune.orchestration.view import SweepView
 

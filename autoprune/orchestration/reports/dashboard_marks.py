@@ -1,21 +1,12 @@
-"""What the dashboard's figures are made of: looks, marks with intervals, hover texts, axes.
+"""What the dashboard's figures are made of: looks, marks with intervals, hover texts."""
 
-Figures are plotly.js specifications as plain dicts, built without plotly's Python: its figure
-classes validate every property, which costs more than everything else here, and the page is
-rewritten while the sweep runs. Text from users goes through `escape`, because plotly.js reads a
-subset of HTML in its texts.
-"""
-
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autoprune.domain.trial import Observation
+from autoprune.orchestration.reports.figure import Figure, error_bars, escape, shorten
 from autoprune.orchestration.reports.pareto import metrics_of, place_of, rho, settled
 from autoprune.orchestration.view import SweepView
-
-Figure = dict[str, Any]
 
 HOVER_GROUPS = 18
 HOVER_NAME = 28
@@ -38,19 +29,6 @@ LOOKS = {
     "stopped": Look("stopped early", "#CC79A7", "x-thin-open", 8),
     "front": Look("front", "#0072B2", "circle", 10),
 }
-GRID_COLOR = "#e8ebf0"
-TEXT_COLOR = "#1f2937"
-
-
-def escape(text: object) -> str:
-    """Text that plotly.js shows as it is written."""
-    return html.escape(str(text), quote=False)
-
-
-def shorten(name: str, most: int) -> str:
-    """A group's name with its middle left out where it is longer than `most` characters."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def points(view: SweepView, place: str, look: Look, *, x: str, y: str) -> Figure:
@@ -100,30 +78,6 @@ def _symbol(look: Look, observation: Observation) -> str:
     return f"{look.symbol}-open" if hollow else look.symbol
 
 
-def layout(x: str, y: str) -> Figure:
-    """The layout that all figures share, with the titles of the two axes."""
-    axis = {
-        "gridcolor": GRID_COLOR,
-        "linecolor": "#9aa4b2",
-        "zeroline": False,
-        "automargin": True,
-        "ticks": "outside",
-        "tickcolor": "#9aa4b2",
-    }
-    return {
-        "xaxis": {**axis, "title": {"text": x, "standoff": 10}},
-        "yaxis": {**axis, "title": {"text": y, "standoff": 10}},
-        "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13}
-        | {"color": TEXT_COLOR},
-        "margin": {"l": 64, "r": 24, "t": 20, "b": 56},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "hoverlabel": {"bgcolor": "#ffffff", "bordercolor": "#9aa4b2", "align": "left"},
-        "hovermode": "closest",
-        "uirevision": "same",
-    }
-
-
 def _interval(found: Sequence[dict[str, float]], name: str, look: Look, quiet: bool) -> Figure:
     """Error bars from `<name>_low` to `<name>_high`; none where no bound is known."""
     high = [max(f.get(f"{name}_high", f[name]) - f[name], 0.0) for f in found]
@@ -131,8 +85,7 @@ def _interval(found: Sequence[dict[str, float]], name: str, look: Look, quiet: b
     if not any(high) and not any(low):
         return {"visible": False}
     color = f"{look.color}38" if quiet else f"{look.color}99"
-    bars = {"type": "data", "symmetric": False, "array": high, "arrayminus": low}
-    return {**bars, "color": color, "thickness": 1 if quiet else 1.5, "width": 0}
+    return error_bars(high, low, thickness=1 if quiet else 1.5) | {"color": color}
 
 
 def _hover(view: SweepView, observation: Observation, found: dict[str, float]) -> str:

@@ -3,14 +3,8 @@
 import math
 
 from autoprune.domain.pareto import ParetoFront
-from autoprune.orchestration.reports.dashboard_marks import (
-    LOOKS,
-    Figure,
-    escape,
-    layout,
-    points,
-    shorten,
-)
+from autoprune.orchestration.reports.dashboard_marks import LOOKS, points
+from autoprune.orchestration.reports.figure import Figure, escape, layout, shorten
 from autoprune.orchestration.reports.pareto import metrics_of
 from autoprune.orchestration.view import SweepView
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import mlflow
 import requests
 import sqlalchemy
 from mlflow import MlflowClient
@@ -123,6 +124,21 @@ def transient(error: Exception) -> bool:
     else:
         return isinstance(error, (OSError, sqlalchemy.exc.OperationalError))
     return status >= 500 or status in (408, 429)
+
+
+@contextmanager
+def process_store(uri: str) -> Iterator[None]:
+    """The store at `uri` as the one of this process, inside.
+
+    MLflow 3.17 looks models up there, whatever store it is told.
+    """
+    is_set = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    before = mlflow.get_tracking_uri() if is_set else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.environment import environment
+from autoprune.orchestration.environment import QUIET_DOWNLOADS, environment
 from autoprune.orchestration.tracking.connection import complaint
 from autoprune.orchestration.tracking.entries import now_ms
 from autoprune.tasks.protocol import Inputs, forward, tensors_of
@@ -35,7 +35,6 @@ EXPORT_BATCH = 2
 """torch.export takes a dimension of size 1 for a constant, so the example has two."""
 PROOF_BATCHES = (1, 3)
 TOLERANCE = 1e-4
-QUIET_DOWNLOADS = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 class ServingError(AutopruneError):
