@@ -1,20 +1,20 @@
 """The Python interface: a sweep from a script or a notebook, without configuration files."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from rich.console import Console
 from torch import nn
 
-from autoprune.domain.errors import AutopruneError, FaultsError, unknown
+from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.objective import Constraint
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Bounds
-from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
+from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import QuietNode
 from autoprune.measurement.runtimes import Runtime, TorchRuntime
 from autoprune.orchestration.artifacts import load
@@ -36,6 +36,21 @@ from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.first import FIRST, uniform_first
 from autoprune.searchers.named import checked, searcher_named
+from autoprune.settings.arguments import (
+    PLACE,
+    RUNTIME,
+    SIZES,
+    TEXT,
+    TRUTH,
+    Kind,
+    a,
+    all_of,
+    check_arguments,
+    number,
+    offers,
+    or_none,
+    whole,
+)
 from autoprune.settings.build import CUDA_STEP, default_uri
 from autoprune.settings.given import Given, given_comparison
 from autoprune.settings.parts import named_recovery
@@ -131,7 +146,9 @@ def search(
         if name not in DEFAULTS:
             raise unknown("option", name, DEFAULTS)
     chosen: Options = {**DEFAULTS, **options}
-    _check_types({"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen})
+    check_arguments(
+        {"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen}, KINDS
+    )
     factory = searcher_named(searcher) if isinstance(searcher, str) else checked(searcher)
     budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
     request = _request(model, task, chosen, factory=factory, budget=budget)
@@ -151,37 +168,36 @@ def search(
     return Front(FinishedSweep(result.folder, result.view, request, uri))
 
 
-def _check_types(given: Mapping[str, Any]) -> None:
-    """Raise FaultsError with every argument of a wrong type: Python itself would say it late."""
-    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "model": (lambda x: isinstance(x, nn.Module), "a network, an instance of nn.Module"),
-        "task": (
-            lambda x: hasattr(x, "evaluate"),
-            "a task (autoprune.tasks)",
-        ),
-        "trials": (lambda x: x is None or isinstance(x, int), "a whole number, or None"),
-        "minutes": (lambda x: x is None or isinstance(x, (int, float)), "a number, or None"),
-        "recovery": (lambda x: isinstance(x, FitPlan), "an autoprune.FitPlan"),
-        "constraints": (_all_of(Constraint), "a list of Constraint"),
-        "exclude": (_all_of(str), "a list of patterns"),
-        "objectives": (_all_of(str), "a list of metrics"),
-        "uniform_first": (_all_of((int, float)), "a list of kept ratios"),
-        "batch_sizes": (_all_of(int), "a list of whole numbers"),
-        "seed": (lambda x: isinstance(x, int) and x >= 0, "a whole number, 0 or more"),
-    }
-    faults = [
-        f"{name} is {given[name]!r}; give {what}"
-        for name, (fits, what) in kinds.items()
-        if not fits(given[name])
-    ]
-    if faults:
-        raise FaultsError(faults)
-
-
-def _all_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
-    return lambda given: (
-        isinstance(given, (list, tuple)) and all(isinstance(one, kind) for one in given)
-    )
+KINDS: dict[str, Kind] = {
+    "model": (a(nn.Module), "a network, an instance of nn.Module"),
+    "task": (
+        offers("metrics", "batches", "loss", "evaluate", "example"),
+        "a task (autoprune.tasks)",
+    ),
+    "trials": (or_none(whole), "a whole number, or None"),
+    "minutes": (or_none(number), "a number, or None"),
+    "recovery": (a(FitPlan), "an autoprune.FitPlan"),
+    "criterion": TEXT,
+    "min_kept": (number, "a share between 0 and 1"),
+    "step": (or_none(whole), "a whole number, or None"),
+    "exclude": (all_of(a(str)), "a list of patterns"),
+    "objectives": (all_of(a(str)), "a list of metrics"),
+    "constraints": (all_of(a(Constraint)), "a list of Constraint"),
+    "uniform_first": (all_of(number), "a list of kept ratios"),
+    "runtime": (or_none(RUNTIME), "a runtime (autoprune.measurement.runtimes), or None"),
+    "batch_sizes": SIZES,
+    "measure_s": (number, "a number of seconds"),
+    "where": TEXT,
+    "device": TEXT,
+    "slots": (or_none(whole), "a whole number, or None"),
+    "inline": TRUTH,
+    "address": (or_none(a(str)), "a text, or None"),
+    "tracking": (or_none(a(str)), "an MLflow URI, or None"),
+    "output": PLACE,
+    "name": TEXT,
+    "resume": (or_none(a(str)), "the id of a sweep, or None"),
+    "seed": (lambda value: whole(value) and value >= 0, "a whole number, 0 or more"),
+}
 
 
 def measure(
@@ -192,19 +208,27 @@ def measure(
     runtimes: Sequence[str | Runtime] = ("eager",),
     batch_sizes: Sequence[int] = (1,),
     memory: bool = False,
+    calibration: Sequence[Inputs] = (),
 ) -> Comparison:
     """Time two networks against each other; a row for every runtime and batch size.
 
     Each is an ``nn.Module``, an exported program, or a path: to a folder that autoprune wrote, or
     to a ``.pt2`` file. `example` is an input of batch size 1; where it is left out, a file tells.
     `runtimes` are the names that ``autoprune measure`` takes, or objects of
-    `autoprune.measurement.runtimes`. With `memory` the memory that serving takes is measured,
+    `autoprune.measurement.runtimes`; those in int8 are calibrated on `calibration`, batches of
+    inputs of any size. With `memory` the memory that serving takes is measured,
     too, in a process each. ``measure(...).timed[0].speedup`` is the first row's `Speedup`; rows
     that gave none stand in `untimed`, with the reason. Raises AutopruneError for networks that
     do not fit together.
     """
     request = given_comparison(
-        candidate, baseline, example, runtimes=runtimes, batch_sizes=batch_sizes, memory=memory
+        candidate,
+        baseline,
+        example,
+        runtimes=runtimes,
+        batch_sizes=batch_sizes,
+        memory=memory,
+        calibration=calibration,
     )
     return compare(replace(request, code_paths=_code_paths()))
 

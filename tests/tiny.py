@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.executors.inline import InlineExecutor

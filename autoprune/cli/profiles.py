@@ -21,6 +21,7 @@ def profile(call: Call) -> int:
     request = build_request(call.config, code_paths=call.code_paths)
     check_writable(request.output)
     prepared = prepare(request)
+    say(stderr(), (f"autoprune: warning: {warning}" for warning in prepared.doubts))
     main = prepared.goal.main
 
     def told(point: ProfilePoint, done: int, total: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from autoprune.domain.latency import ALIGNMENT, LatencyModel, Timing
-from autoprune.domain.space import Axis, Group
+from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.domain.trial import Speedup
 
 SHARES = (0.75, 0.5, 0.25, 0.1)
@@ -55,6 +55,16 @@ class Profile:
         if check:
             return replace(self, checks=(*self.checks, point))
         return replace(self, points=(*self.points, point))
+
+    def within(self, space: SearchSpace) -> Self:
+        """The profile with the points that lie in a space; another one may have asked for more."""
+        legal = {axis.group.name: axis.widths for axis in space.axes}
+
+        def lies(point: ProfilePoint) -> bool:
+            return all(width in legal.get(name, ()) for name, width in point.widths.items())
+
+        points, checks = (tuple(filter(lies, found)) for found in (self.points, self.checks))
+        return replace(self, points=points, checks=checks)
 
     def of(self, group: str) -> list[ProfilePoint]:
         """A group's points, from wide to narrow."""

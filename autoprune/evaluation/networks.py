@@ -7,13 +7,24 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.protocols import StepGuard
 from autoprune.tasks.protocol import Task, forward, tensors_of
 
 
 def portable(model: nn.Module) -> nn.Module:
-    """A copy of a network on the CPU in evaluation mode, without gradients: ready to travel."""
-    copied = copy.deepcopy(model).cpu().eval()
+    """A copy of a network on the CPU in evaluation mode, without gradients: ready to travel.
+
+    Raises AutopruneError for a network that cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:  # whatever its attributes raise; torch's tensors with a history do
+        raise AutopruneError(
+            f"{type(model).__name__} cannot be copied ({first_line(error)}); let it hold "
+            "parameters and buffers, and compute the rest in forward"
+        ) from error
+    copied.cpu().eval()
     copied.zero_grad(set_to_none=True)
     return copied
 

@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Speedup, Stage
-from autoprune.measurement.latency import SpeedMeter
+from autoprune.measurement.meter import SpeedMeter
 from autoprune.pruning.graph import Dependencies
 from autoprune.pruning.importance import Criterion
 from autoprune.pruning.recipe import Recipe

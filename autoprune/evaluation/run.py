@@ -26,7 +26,7 @@ from autoprune.domain.trial import (
 from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.measurement.cost import costs
-from autoprune.measurement.latency import speed_metrics
+from autoprune.measurement.meter import speed_metrics
 from autoprune.measurement.prepared import out_of_memory
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate

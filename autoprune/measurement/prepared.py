@@ -1,5 +1,6 @@
 """Networks made ready for a runtime, once they are known to compute what they should."""
 
+import os
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -30,22 +31,41 @@ def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
     """A network ready to be timed, once it is known to compute what eager PyTorch computes.
 
     Raises what `runtime.prepare` raises, TrialError (cause runtime) where outputs differ by more
-    than the runtime's tolerance, and TrialError (cause out of memory) where the batch does not fit.
+    than the runtime's tolerance, TrialError (cause out of memory) where the batch does not fit, and
+    AutopruneError for more threads than the machine has cores.
     """
+    _check_cores(runtime)
     with fitting(len(tensors_of(example)[0])):
         infer = runtime.prepare(model, example)
         with torch_threads(runtime.threads), torch.no_grad():
-            expected = forward(frozen_copy(model), move(example, "cpu"))
-            found = infer()
-    difference = relative_difference(found, expected)
-    if not difference <= runtime.tolerance:
+            reference = frozen_copy(model)
+            expected = forward(reference, move(example, "cpu"))
+            difference = relative_difference(infer(), expected)
+            if difference <= runtime.tolerance:
+                return infer
+            again = relative_difference(forward(reference, move(example, "cpu")), expected)
+    if again > runtime.tolerance:
         raise TrialError(
             Cause.RUNTIME,
-            f"the outputs of runtime {runtime.name!r} differ from those of eager PyTorch by "
-            f"{difference:.2g} of the largest one; at most {runtime.tolerance:g} is allowed, so "
-            "its time means nothing; choose another runtime or precision",
+            f"the network is random: on one input its outputs differ by {again:.2g} of the largest "
+            "one from call to call, in evaluation mode, too; what it computes cannot be checked; "
+            "let chance depend on self.training",
         )
-    return infer
+    raise TrialError(
+        Cause.RUNTIME,
+        f"the outputs of runtime {runtime.name!r} differ from those of eager PyTorch by "
+        f"{difference:.2g} of the largest one; at most {runtime.tolerance:g} is allowed, so "
+        "its time means nothing; choose another runtime or precision",
+    )
+
+
+def _check_cores(runtime: Runtime) -> None:
+    cores = os.cpu_count()
+    if cores is not None and runtime.threads > cores:
+        raise AutopruneError(
+            f"runtime {runtime.name!r} has {runtime.threads} threads and this machine "
+            f"{cores} cores: they would wait for each other; set threads to {cores} at most"
+        )
 
 
 def prepared_once(runtime: Runtime, baseline: nn.Module, example: Inputs) -> Inference:

@@ -243,7 +243,11 @@ def _private_folder(folder: Path | None) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise AutopruneError(
             f"the quiet gate's folder {path} must be a folder that only you can write; it has "
-            f"owner {found.st_uid} and mode {stat.filemode(found.st_mode)}; remove it, or "
-            f"{_REMEDY}"
+            f"owner {found.st_uid} and mode {stat.filemode(found.st_mode)}; "
+            + (
+                f"remove it, or {_REMEDY}"
+                if folder is None
+                else f"name {path / 'gate'}, which is made"
+            )
         )
     return path

@@ -1,8 +1,10 @@
 """The folders of sweeps: their names, finding one again, and the view that a journal tells."""
 
+import fcntl
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +19,7 @@ DEFAULT_OUTPUT = "outputs"
 JOURNAL_FILE = "journal.jsonl"
 BASELINE_FILE = "baseline.safetensors"
 LATEST = "latest"
+LOCK_FILE = "lock"
 
 
 def new_id(name: str) -> str:
@@ -56,6 +59,23 @@ def check_writable(folder: Path) -> None:
         for place in missing:
             with suppress(OSError):
                 place.rmdir()
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Keep a folder to this process. Raises AutopruneError where another one has it already.
+
+    `what` says what the other one does (``profiles this network``).
+    """
+    with (folder / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AutopruneError(
+                f"another process {what} into {folder}; wait for it to end, then run this again: "
+                "what it found is not measured twice"
+            ) from error
+        yield
 
 
 def _unwritable(output: Path, error: OSError) -> AutopruneError:

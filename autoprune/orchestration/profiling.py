@@ -17,7 +17,7 @@ from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
 from autoprune.evaluation import TrialContext, run_trial
-from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, replace_text
+from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, held, replace_text
 from autoprune.orchestration.record import Told, read_journal
 from autoprune.orchestration.session import Prepared
 from autoprune.pruning.recover import FitPlan
@@ -82,6 +82,21 @@ def profile_network(prepared: Prepared, *, checks: int, report: Report | None = 
     folder = prepared.request.output / PROFILES / digest
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, "profiles this network"):
+        found, failures = _completed(folder, identity, prepared, checks=checks, report=report)
+    asked = found.within(prepared.plan.space)
+    return Profiled(asked, folder, tuple(_swept(prepared)), tuple(failures))
+
+
+def _completed(
+    folder: Path,
+    identity: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    checks: int,
+    report: Report | None,
+) -> tuple[Profile, list[str]]:
+    """All that the folder's profile knows when it holds what is wanted, and what failed."""
     found = _kept(folder / PROFILE_FILE, prepared)
     context = _context(prepared)
     space = prepared.plan.space
@@ -101,7 +116,7 @@ def profile_network(prepared: Prepared, *, checks: int, report: Report | None = 
         )
         if report is not None:
             report(point, number + 1, len(wanted))
-    return Profiled(found, folder, tuple(_swept(prepared)), tuple(failures))
+    return found, failures
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from autoprune.domain.objective import Constraint
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialContext, TrialLimits
-from autoprune.measurement.latency import SpeedMeter
+from autoprune.measurement.meter import SpeedMeter
 from autoprune.measurement.quiet import Gate, NoGate
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import Interrupt, OnInterrupt

@@ -18,7 +18,7 @@ from autoprune.domain.space import SearchSpace, build_space
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import TrialContext, portable, settled_steps
 from autoprune.measurement.cost import costs
-from autoprune.measurement.latency import SpeedMeter
+from autoprune.measurement.meter import SpeedMeter
 from autoprune.orchestration.artifacts import write_weights
 from autoprune.orchestration.baseline import (
     Baseline,
@@ -65,7 +65,8 @@ class Plan:
 class Prepared:
     """A request whose baseline is trained and judged, ready for its first trial.
 
-    `metrics` are the baseline's, `speed` is the measurement of the baseline against itself.
+    `metrics` are the baseline's, `speed` is the measurement of the baseline against itself, and
+    `doubts` say what speaks against pruning it.
     """
 
     request: SweepRequest
@@ -74,7 +75,12 @@ class Prepared:
     metrics: Mapping[str, float]
     speed: Speedup
     context: TrialContext
-    warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user of a sweep should know before it runs."""
+        return (*self.plan.warnings, *self.doubts)
 
     @property
     def goal(self) -> Goal:
@@ -184,15 +190,15 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
         device=request.device,
         threads=request.threads,
     )
-    warnings = list(plan.warnings)
+    doubts = []
     main = request.task.metrics[0]
     if rising(baseline.history, main):
-        warnings.append(
+        doubts.append(
             f"the baseline's {main.name} on val was still improving when its training ended "
             f"({baseline.history[-1]:.4g}): pruning a network that is not trained out flatters "
             "the front; raise baseline.fit.epochs"
         )
-    return Prepared(request, plan, baseline, metrics, speed, context, tuple(warnings))
+    return Prepared(request, plan, baseline, metrics, speed, context, tuple(doubts))
 
 
 WatchersFor = Callable[[Path], Sequence[Watcher]]

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.protocols import SearcherFactory
-from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
+from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.bench import check_where, placed
 from autoprune.orchestration.executors.inline import InlineExecutor

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -45,8 +45,8 @@ def compose_config(
     if config_dir is not None and not Path(config_dir).is_dir():
         raise AutopruneError(f"--config-dir {config_dir}: no such folder; name one that exists")
     extra = [_search_in(Path(config_dir))] if config_dir else []
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    overrides = [_quoted(override) for override in overrides]
+    with _own_hydra():
         unnamed = list(_unnamed(overrides))
         if unnamed:
             raise FaultsError(_Faults(command, extra).of(overrides))
@@ -59,6 +59,29 @@ def compose_config(
     if strange:
         raise FaultsError(strange)
     return config
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra on the shipped configs; a script's own is left as it was."""
+    theirs = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = theirs
+
+
+def _quoted(override: str) -> str:
+    """The override with its value in quotes where that is a bare text beyond ASCII.
+
+    Hydra 1.3's grammar takes other letters only in quotes, which a path of a user's may not have.
+    """
+    key, sign, value = override.partition("=")
+    if value.isascii() or not sign or value[:1] in "'\"[{":
+        return override
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def _unnamed(overrides: Sequence[str]) -> Iterator[str]:

@@ -1,15 +1,15 @@
 """From a composed config of `autoprune measure` to a request of plain objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError, first_line
-from autoprune.measurement.latency import MeterSettings, PairedMeter, calibrated
+from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.orchestration.baseline import BaselineCache, load_checkpoint
-from autoprune.orchestration.comparison.compare import ComparisonRequest
+from autoprune.orchestration.comparison.compare import ComparisonRequest, Meter
 from autoprune.orchestration.comparison.networks import (
     Network,
     Origin,
@@ -106,7 +106,10 @@ def build_comparison(asked: MeasureCommand, *, code_paths: Sequence[str] = ()) -
     pair = pair_of(baseline, candidate, _example(asked, baseline, candidate))
     return ComparisonRequest(
         pair,
-        {name: _calibrated(meter, asked, baseline) for name, meter in meters.items()},
+        {
+            name: _or_error(partial(_calibrated, meter, asked, baseline))
+            for name, meter in meters.items()
+        },
         batch_sizes=sizes,
         memory=asked.config["memory"],
         code_paths=code_paths,
@@ -115,10 +118,11 @@ def build_comparison(asked: MeasureCommand, *, code_paths: Sequence[str] = ()) -
 
 def named_meters(
     names: Sequence[str], words: Sequence[str] = (), config_dir: str | None = None
-) -> dict[str, PairedMeter]:
+) -> dict[str, Meter]:
     """The meters of the options `names` of the group `meter`, with the overrides `words`.
 
-    Raises FaultsError for names that there are not.
+    Instead of one that cannot be had here there is the error that says why. Raises FaultsError for
+    names that there are not.
     """
     known = options_of("meter", config_dir)
     faults = Faults()
@@ -130,18 +134,24 @@ def named_meters(
     twice = sorted({name for name in names if list(names).count(name) > 1})
     faults.lines += [f"runtimes names {name} twice; name each once" for name in twice]
     faults.check()
-    found = {name: faults.of(partial(_named_meter, name, words, config_dir)) for name in names}
+    configs = {name: faults.of(partial(_config_on, name, words, config_dir)) for name in names}
     faults.check()
-    return found
+    return {name: _or_error(partial(_meter, config)) for name, config in configs.items()}
 
 
-def _named_meter(name: str, words: Sequence[str], config_dir: str | None) -> PairedMeter:
-    chosen = [*words, f"meter={name}"]
-    config = plain(compose_config("measure", chosen, config_dir=config_dir))
-    return _meter(config["meter"], config["seed"])
+def _config_on(name: str, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
+    return plain(compose_config("measure", [*words, f"meter={name}"], config_dir=config_dir))
 
 
-def _meters(asked: MeasureCommand) -> dict[str, PairedMeter]:
+def _or_error(make: Callable[[], Meter]) -> Meter:
+    """A meter, or why it cannot be had: that costs its own rows only."""
+    try:
+        return make()
+    except AutopruneError as error:
+        return error
+
+
+def _meters(asked: MeasureCommand) -> Mapping[str, Meter]:
     """The meters by the names in `runtimes`; without any the config's, or the sweep's, own."""
     names, given = asked.config["runtimes"], asked.given
     if names and "meter" in given:
@@ -160,12 +170,13 @@ def _meters(asked: MeasureCommand) -> dict[str, PairedMeter]:
         if folder is not None and "meter.gate_folder" not in given:
             words.append(f"meter.gate_folder='{folder}'")
         return named_meters(names, words, asked.config_dir)
-    meter = _meter(asked.own["meter"], asked.config["seed"])
+    meter = _meter({**asked.own, "seed": asked.config["seed"]})
     return {meter.runtime.name: meter}
 
 
-def _meter(section: Mapping[str, Any], seed: int) -> PairedMeter:
-    return meter_of(section, gate_of(section), seed=max(0, seed))
+def _meter(config: Mapping[str, Any]) -> PairedMeter:
+    section = config["meter"]
+    return meter_of(section, gate_of(section), seed=max(0, config["seed"]))
 
 
 def _overlaid(
@@ -215,8 +226,8 @@ def _example(asked: MeasureCommand, baseline: Network, candidate: Network) -> In
     return own[0] if own else asked.task.example()
 
 
-def _calibrated(meter: PairedMeter, asked: MeasureCommand, network: Network) -> PairedMeter:
-    if not getattr(meter.runtime, "calibration_samples", 0):
+def _calibrated(meter: Meter, asked: MeasureCommand, network: Network) -> Meter:
+    if isinstance(meter, AutopruneError) or not getattr(meter.runtime, "calibration_samples", 0):
         return meter
     try:
         return calibrated(meter, network.model, asked.task)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.measurement.latency import PairedMeter
+from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.runtimes import OnnxRuntime
 from autoprune.orchestration.studies.records import KINDS, Kind
 from autoprune.orchestration.studies.sparsity import SparsityRequest

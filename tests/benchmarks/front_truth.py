@@ -29,7 +29,7 @@ from autoprune.cli import main as autoprune
 from autoprune.data import digits
 from autoprune.domain.space import Bounds, PruningSpec, SearchSpace, build_space
 from autoprune.domain.trial import Measurement
-from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.baseline import load_weights

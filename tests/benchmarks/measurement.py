@@ -30,7 +30,7 @@ from autoprune.domain.latency import LatencyModel, Timing
 from autoprune.domain.profile import profile_widths
 from autoprune.domain.space import Bounds, PruningSpec, build_space
 from autoprune.domain.trial import Speedup
-from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.measurement.runtimes import Inference, OnnxRuntime, Runtime, TorchRuntime
 from autoprune.models import vgg

@@ -21,6 +21,7 @@ from autoprune.domain.objective import Constraint, Goal
 from autoprune.domain.protocols import Searcher
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Observation
+from autoprune.measurement.runtimes import OnnxRuntime
 from autoprune.orchestration.reports.live import (
     LiveFront,
     NotebookDrawing,
@@ -263,6 +264,11 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"constraints": [("size_mb", 1)]}, "constraints is .*; give a list of Constraint"),
         ({"trials": "4", "seed": -1}, "trials is '4'; give a whole number(.|\n)*seed is -1; give"),
         ({"recovery": {"epochs": 1}}, "recovery is .*; give an autoprune.FitPlan"),
+        ({"runtime": "onnxruntime"}, "runtime is 'onnxruntime'; give a runtime"),
+        ({"runtime": OnnxRuntime}, "runtime is <class .*; give a runtime"),
+        ({"measure_s": "1"}, "measure_s is '1'; give a number of seconds"),
+        ({"batch_sizes": [True]}, "batch_sizes is \\[True\\]; give a list of whole numbers"),
+        ({"inline": 1, "name": 3}, "inline is 1; give True(.|\n)*name is 3; give a text"),
         ({"searcher": lambda *_: 3}, "the searcher is a int without ask, tell"),
     ],
 )

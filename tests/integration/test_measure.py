@@ -197,10 +197,15 @@ def test_faults_all_at_once_with_the_near_miss(run: Run, sweep: Path) -> None:
     assert "does not take the example input of shape (1, 1, 16, 16)" in message
 
 
-def test_a_runtime_that_is_not_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_is_not_installed_costs_its_row(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    message = run("sweep=latest", "runtimes=[eager,onnxruntime]", code=2)
-    assert "'onnxruntime', which is not installed; pip install 'autoprune[onnx]'" in message
+    reason = "'onnxruntime', which is not installed; pip install 'autoprune[onnx]'"
+    rows = json.loads(run("sweep=latest", "runtimes=[eager,onnxruntime]", "--json"))["rows"]
+    assert rows[0]["speedup"]["ratio"] > 0
+    assert reason in rows[1]["reason"]
+    assert reason in run("sweep=latest", "runtimes=[onnxruntime]", code=2)
 
 
 MINE = """

@@ -1,6 +1,7 @@
 """Profiles of a real network: what they hold, that they are kept, and who learns from them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from plotly.offline import get_plotlyjs
@@ -8,6 +9,7 @@ from plotly.offline import get_plotlyjs
 from autoprune.cli import main
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint
+from autoprune.domain.space import Bounds
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.profiling import PROFILE_FILE, profile_network
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
@@ -59,6 +61,29 @@ def test_a_profile_that_was_interrupted_goes_on(tmp_path):
     profile_network(prepared, checks=0, report=lambda _, done, total: heard.append((done, total)))
     assert heard[0][0] == 4
     assert len(heard) == heard[0][1] - 3
+
+
+def test_two_at_a_time_would_lose_each_others_points(tmp_path):
+    prepared = prepare(request(tmp_path))
+
+    def meanwhile(*_):
+        profile_network(prepared, checks=0)
+
+    with pytest.raises(
+        AutopruneError, match=r"another process profiles this network into .*; wait"
+    ):
+        profile_network(prepared, checks=0, report=meanwhile)
+
+
+def test_points_of_a_wider_space_are_kept_and_not_shown(tmp_path):
+    profile_network(prepare(request(tmp_path)), checks=0)
+    narrow = replace(request(tmp_path), space=SpaceRequest(Bounds("*", min_kept=0.5)))
+    found = profile_network(prepare(narrow), checks=0)
+    legal = {axis.group.name: axis.widths for axis in prepare(narrow).plan.space.axes}
+    shown = [(name, width) for p in found.profile.points for name, width in p.widths.items()]
+    assert all(width in legal[name] for name, width in shown)
+    kept = json.loads((found.folder / PROFILE_FILE).read_text())["points"]
+    assert len(kept) > len(shown)
 
 
 def test_constraints_of_the_search_do_not_cut_it_short(tmp_path):

@@ -99,6 +99,12 @@ class Shop:
         """The front's trials, the best first and so the fastest last."""
         return [member.trial.number for member in self.view.front.members]
 
+    @property
+    def fastest(self) -> int:
+        """By what it is sure to give: two narrow networks may be told apart the other way."""
+        speeds = {m.trial.number: m.outcome.speedup for m in self.view.front.members}
+        return max(speeds, key=lambda number: speeds[number].low)
+
     def evidence(self) -> dict[str, object]:
         """What the last promotion left in the sweep's folder."""
         files = sorted((self.folder / "promotions").iterdir(), key=lambda p: p.name[-25:])
@@ -136,7 +142,7 @@ def test_the_fastest_within_a_drop_is_registered_with_its_evidence_and_served(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert shop.promote("name=served", "select.max_accuracy_drop=1") == 0
-    number = shop.members[-1]
+    number = shop.fastest
     out = capsys.readouterr().out
     assert f"chosen    trial {number:>3} *" in out
     assert "registered served version 1: champion (there is no champion)" in out

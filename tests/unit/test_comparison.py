@@ -17,7 +17,7 @@ from torch.export import Dim
 import autoprune
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Speedup
-from autoprune.measurement.latency import MeterSettings, PairedMeter
+from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import OnnxRuntime, Runtime, TorchRuntime
 from autoprune.measurement.runtimes.protocol import Inference
@@ -231,6 +231,51 @@ def test_from_python() -> None:
     assert found.baseline.source == "Sequential"
 
 
+class WithHistory(nn.Linear):
+    """Holds a tensor that was computed from its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.doubled = 2 * self.weight
+
+
+def test_eight_bits_want_inputs_to_be_calibrated_on() -> None:
+    options = {"runtimes": ["eager", "onnxruntime_int8"]}
+    found = autoprune.measure(net(8), net(), X, **options)
+    assert [row.runtime for row in found.timed] == ["eager"]
+    assert "give some as calibration=[...]" in found.untimed[0].reason
+
+    found = autoprune.measure(net(8), net(), X, **options, calibration=[X.repeat(4, 1)])
+    assert [row.runtime for row in found.timed] == options["runtimes"]
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+class Chance(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
+def test_outputs_that_nobody_would_serve_are_noted() -> None:
+    found = autoprune.measure(Scaled(0.0), Scaled(math.nan), X)
+    assert found.notes == (
+        "the baseline gives NaN or infinity on the example input",
+        "the candidate gives nothing but zeros on the example input",
+    )
+
+
+def test_a_network_that_is_random_is_told_so() -> None:
+    (row,) = autoprune.measure(Chance(), Chance(), X).untimed
+    assert "baseline: the network is random: on one input its outputs differ by" in row.reason
+
+
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
@@ -238,7 +283,12 @@ def test_from_python() -> None:
         ("gone.pt2", {}, r"gone.pt2: there is no such file or folder"),
         (net(8), {}, r"measure needs an example: give an input of batch size 1"),
         (net(8), {"example": X, "runtimes": ["onnx_runtime"]}, r"did you mean 'onnxruntime'"),
-        (net(8), {"example": X, "runtimes": []}, r"at least one runtime; name eager"),
+        (net(8), {"example": X, "runtimes": []}, r"runtimes is \[\]; give a list of names"),
+        (net(8), {"example": X, "runtimes": "eager"}, r"runtimes is 'eager'; give a list of names"),
+        (net(8), {"example": X, "runtimes": [3]}, r"runtimes is \[3\]; give a list of names"),
+        (net(8), {"example": X, "batch_sizes": 32}, r"batch_sizes is 32; give a list of whole"),
+        (net(8), {"example": X, "batch_sizes": [True]}, r"batch_sizes is \[True\]; give a list"),
+        (WithHistory(), {"example": X}, r"WithHistory cannot be copied"),
         (net(8), {"example": X, "batch_sizes": [1, 1]}, r"batch_sizes is \[1, 1\]; name each"),
     ],
 )

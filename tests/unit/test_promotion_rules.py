@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Direction, Metric
 from autoprune.domain.trial import Speedup
-from autoprune.measurement.latency import PairedMeter
+from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.promotion.promote import ProofGate, faults

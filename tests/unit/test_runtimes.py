@@ -11,7 +11,8 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import Device
 from autoprune.measurement.difference import arrays_of, relative_difference
-from autoprune.measurement.latency import PairedMeter, calibrated
+from autoprune.measurement.meter import PairedMeter, calibrated
+from autoprune.measurement.prepared import prepared
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import OnnxRuntime, OpenVinoRuntime, TorchRuntime
 from autoprune.measurement.runtimes.protocol import frozen_copy, torch_threads
@@ -63,6 +64,11 @@ def test_a_frozen_copy_shares_nothing():
     assert not copied.training
     assert not any(p.requires_grad for p in copied.parameters())
     assert copied[0].weight.data_ptr() != model[0].weight.data_ptr()
+
+
+def test_more_threads_than_cores_would_wait_for_each_other() -> None:
+    with pytest.raises(AutopruneError, match=r"has 100000 threads and this machine .* cores"):
+        prepared(TorchRuntime(threads=100_000), nn.Linear(3, 2), torch.randn(1, 3))
 
 
 @pytest.mark.parametrize("runtime", [TorchRuntime(), OnnxRuntime()])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, FaultsError
-from autoprune.measurement.latency import PairedMeter
+from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.quiet import QuietNode
 from autoprune.orchestration.folders import check_writable
 from autoprune.orchestration.forecast import forecast
@@ -56,6 +57,21 @@ def test_a_users_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert config.model._target_ == "autoprune.models.mlp"
     with pytest.raises(FaultsError, match="did you mean 'own'"):
         compose_config("sweep", ["model=owm"], config_dir=str(tmp_path / name))
+
+
+def test_a_value_may_have_any_letters(tmp_path: Path) -> None:
+    config = compose_config("sweep", [f"output={tmp_path}/été", "name='señal'"])
+    assert config.output == f"{tmp_path}/été"
+    assert config.name == "señal"
+
+
+def test_a_scripts_own_hydra_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("answer: 42")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        compose_config("sweep", [])
+        with pytest.raises(FaultsError):
+            compose_config("sweep", ["nonsense=3"])
+        assert compose("mine").answer == 42
 
 
 def test_an_interpolation_to_nothing() -> None:

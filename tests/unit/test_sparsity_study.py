@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import Bounds
 from autoprune.domain.trial import Speedup
-from autoprune.measurement.latency import PairedMeter
+from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.measurement.runtimes.protocol import Inference
 from autoprune.orchestration.baseline import Baseline, BaselineCache

@@ -1,23 +1,27 @@
 """Measuring two networks against each other, row by row: what fails costs its own row only."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.trial import Speedup
 from autoprune.measurement.difference import relative_difference
-from autoprune.measurement.latency import PairedMeter
-from autoprune.measurement.prepared import fitting, repeated
+from autoprune.measurement.meter import MeterSettings, PairedMeter
+from autoprune.measurement.prepared import fitting, prepared, repeated
 from autoprune.measurement.programs import runnable
-from autoprune.measurement.runtimes import Inference, Runtime
+from autoprune.measurement.runtimes import Inference
 from autoprune.measurement.runtimes.protocol import exported, torch_threads
 from autoprune.orchestration.comparison.memory import peak_mb
 from autoprune.orchestration.comparison.pair import NetworkPair
 from autoprune.orchestration.comparison.records import Both, Comparison, Row, Timed, Untimed
 from autoprune.tasks.protocol import Inputs, forward
+
+Meter = PairedMeter | AutopruneError
+"""What measures a row, or why it cannot be had."""
 
 Report = Callable[[Comparison], None]
 """Hears of the comparison so far, before the first row and after each one."""
@@ -32,7 +36,7 @@ class ComparisonRequest:
     """
 
     pair: NetworkPair
-    meters: Mapping[str, PairedMeter]
+    meters: Mapping[str, Meter]
     batch_sizes: tuple[int, ...] = ()
     memory: bool = False
     code_paths: Sequence[str] = ()
@@ -44,64 +48,73 @@ def compare(request: ComparisonRequest, *, report: Report = lambda _: None) -> C
     What goes wrong in a row is that row's reason, and the others are still measured.
     """
     baseline, candidate = request.pair.facts
-    found = Comparison(baseline, candidate, request.pair.difference, notes=_notes(request.pair))
+    found = Comparison(
+        baseline, candidate, request.pair.difference, notes=tuple(_notes(request.pair))
+    )
     report(found)
     for name, meter in request.meters.items():
         for size in _sizes(request, meter):
-            row = _row(request, name, size)
-            if isinstance(row, Timed) and request.memory:
-                row, remarks = _with_memory(request, row)
-                found = replace(found, notes=(*found.notes, *remarks))
-            found = replace(found, rows=(*found.rows, row))
+            row, remarks = _row(request, name, meter, size)
+            found = replace(found, rows=(*found.rows, row), notes=(*found.notes, *remarks))
             report(found)
     return found
 
 
-def _sizes(request: ComparisonRequest, meter: PairedMeter) -> tuple[int, ...]:
+def _sizes(request: ComparisonRequest, meter: Meter) -> tuple[int, ...]:
+    if request.batch_sizes:
+        return request.batch_sizes
     low, high = request.pair.batches
-    own = (int(low),) if low == high else meter.settings.batch_sizes
-    return request.batch_sizes or own
+    if low == high:
+        return (int(low),)
+    settings = MeterSettings() if isinstance(meter, AutopruneError) else meter.settings
+    return settings.batch_sizes
 
 
-def _row(request: ComparisonRequest, name: str, size: int) -> Row:
-    pair, meter = request.pair, request.meters[name]
-    keeping = _Keeping(meter.runtime)
-    meter = replace(meter, runtime=keeping, settings=replace(meter.settings, batch_sizes=(size,)))
+def _row(request: ComparisonRequest, name: str, meter: Meter, size: int) -> tuple[Row, list[str]]:
+    """A row, and what a reader must know of it."""
+    if isinstance(meter, AutopruneError):
+        return Untimed(name, size, str(meter)), []
     try:
-        _check_size(pair, size)
-        with fitting(size):
-            models = _alike(pair, size)
-            off = [_off_eager(meter, role, model, pair.example) for role, model in models.items()]
-            speedup = meter.measure(models["candidate"], models["baseline"], pair.example)
+        speedup, off_eager = _timed(request.pair, meter, size)
     except Exception as error:  # whatever a network, a runtime or its exporter raises
-        return Untimed(name, size, _reason(error, size))
-    finally:
-        keeping.kept.clear()
-    return Timed(name, size, speedup, Both(*off))
-
-
-def _with_memory(request: ComparisonRequest, row: Timed) -> tuple[Row, list[str]]:
-    """The row with its peak memory, or a remark why it has none."""
-    meter, size = request.meters[row.runtime], row.batch_size
-    inputs = repeated(request.pair.example, size)
-    models = _alike(request.pair, size).values()
-    where = f"memory on {row.runtime} at batch size {size}"
+        return Untimed(name, size, _reason(error, size)), []
+    row = Timed(name, size, speedup, off_eager)
+    if not request.memory:
+        return row, []
     try:
-        with meter.gate.step():
-            found = [
-                peak_mb(meter.runtime, model, inputs, code_paths=request.code_paths)
-                for model in models
-            ]
+        return replace(row, peak_mb=_peak_mb(request, meter, size)), []
     except AutopruneError as error:
-        return row, [f"{where}: {error}"]
-    baseline, candidate = found
+        return row, [f"memory on {name} at batch size {size}: {error}"]
+
+
+def _timed(pair: NetworkPair, meter: PairedMeter, size: int) -> tuple[Speedup, Both]:
+    _check_size(pair, size)
+    with fitting(size):
+        inputs = repeated(pair.example, size)
+        baseline, candidate = (
+            _prepared(meter, role, model, inputs) for role, model in _alike(pair, size).items()
+        )
+        speedup = meter.time(baseline.infer, candidate.infer, batch_size=size)
+    return speedup, Both(baseline.off_eager, candidate.off_eager)
+
+
+def _peak_mb(request: ComparisonRequest, meter: PairedMeter, size: int) -> Both:
+    inputs = repeated(request.pair.example, size)
+    with meter.gate.step():
+        baseline, candidate = (
+            peak_mb(meter.runtime, model, inputs, code_paths=request.code_paths)
+            for model in _alike(request.pair, size).values()
+        )
     if baseline is None or candidate is None:
-        return row, [f"{where}: this system does not tell"]
-    return replace(row, peak_mb=Both(baseline, candidate)), []
+        raise AutopruneError("this system does not tell")
+    return Both(baseline, candidate)
 
 
 def _alike(pair: NetworkPair, size: int) -> dict[str, nn.Module]:
-    """Both networks as code, or both as exported programs, which call operators another way."""
+    """Both networks as code, or both as exported programs, which call operators another way.
+
+    By their roles, the baseline first.
+    """
     if pair.baseline.program == pair.candidate.program:
         return {role: network.model for role, network in pair.networks.items()}
     inputs = repeated(pair.example, size)
@@ -111,49 +124,21 @@ def _alike(pair: NetworkPair, size: int) -> dict[str, nn.Module]:
     }
 
 
-def _off_eager(meter: PairedMeter, role: str, model: nn.Module, example: Inputs) -> float:
-    """Prepare a network for the meter's runtime, check it, and tell its distance from eager."""
-    try:
-        meter.check(model, example)
-    except AutopruneError as error:
-        raise AutopruneError(f"{role}: {error}") from error
-    inputs = repeated(example, meter.settings.batch_sizes[0])
-    with meter.gate.step(), torch_threads(meter.runtime.threads), torch.no_grad():
-        infer = meter.runtime.prepare(model, inputs)
-        return relative_difference(infer(), forward(model, inputs))
-
-
 @dataclass(frozen=True)
-class _Keeping:
-    """A runtime that prepares each network once, for inputs of one shape."""
+class _Ready:
+    """A network that a runtime prepared, and how far its outputs are from eager PyTorch's."""
 
-    runtime: Runtime
-    kept: dict[int, Inference] = field(default_factory=dict, compare=False, repr=False)
+    infer: Inference
+    off_eager: float
 
-    @property
-    def name(self) -> str:
-        return self.runtime.name
 
-    @property
-    def library(self) -> str:
-        return self.runtime.library
-
-    @property
-    def device(self) -> str:
-        return self.runtime.device
-
-    @property
-    def tolerance(self) -> float:
-        return self.runtime.tolerance
-
-    @property
-    def threads(self) -> int:
-        return self.runtime.threads
-
-    def prepare(self, model: nn.Module, example: Inputs) -> Inference:
-        if id(model) not in self.kept:
-            self.kept[id(model)] = self.runtime.prepare(model, example)
-        return self.kept[id(model)]
+def _prepared(meter: PairedMeter, role: str, model: nn.Module, inputs: Inputs) -> _Ready:
+    with meter.gate.step(), torch_threads(meter.runtime.threads), torch.no_grad():
+        try:
+            infer = prepared(meter.runtime, model, inputs)
+        except AutopruneError as error:
+            raise AutopruneError(f"{role}: {error}") from error
+        return _Ready(infer, relative_difference(infer(), forward(model, inputs)))
 
 
 def _check_size(pair: NetworkPair, size: int) -> None:
@@ -182,11 +167,11 @@ def _reason(error: Exception, size: int) -> str:
     )
 
 
-def _notes(pair: NetworkPair) -> tuple[str, ...]:
-    if pair.baseline.program == pair.candidate.program:
-        return ()
-    program, code = sorted(pair.networks, key=lambda role: not pair.networks[role].program)
-    return (
-        f"the {program} is an exported program, so the {code} was exported, too: both call the "
-        "same operators in the same way",
-    )
+def _notes(pair: NetworkPair) -> Iterator[str]:
+    yield from pair.strange
+    if pair.baseline.program != pair.candidate.program:
+        program, code = sorted(pair.networks, key=lambda role: not pair.networks[role].program)
+        yield (
+            f"the {program} is an exported program, so the {code} was exported, too: both call the "
+            "same operators in the same way"
+        )

@@ -1,9 +1,10 @@
 """Whether two networks can be compared, and what is known of both before any clock runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from autoprune.domain.errors import AutopruneError, first_line
@@ -21,7 +22,7 @@ class NetworkPair:
 
     `difference` is how far their outputs on it are apart, `facts` are the baseline's and the
     candidate's. `sample_mb` is the memory that one more sample of a batch takes, of the network
-    that needs more.
+    that needs more. `strange` says of each what outputs nobody would serve.
     """
 
     baseline: Network
@@ -30,6 +31,7 @@ class NetworkPair:
     difference: float
     facts: tuple[Facts, Facts]
     sample_mb: float
+    strange: tuple[str, ...] = ()
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -74,7 +76,16 @@ def pair_of(baseline: Network, candidate: Network, example: Inputs) -> NetworkPa
         difference=relative_difference(outputs[1], outputs[0]),
         facts=(baseline_facts, candidate_facts),
         sample_mb=max((cost["peak_memory_mb"] - cost["size_mb"]) / low for cost in paper),
+        strange=tuple(_strange(dict(zip(both, outputs, strict=True)))),
     )
+
+
+def _strange(outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    for role, arrays in outputs.items():
+        if not all(np.isfinite(array).all() for array in arrays):
+            yield f"the {role} gives NaN or infinity on the example input"
+        elif not any(array.any() for array in arrays):
+            yield f"the {role} gives nothing but zeros on the example input"
 
 
 def common_batches(*networks: Network) -> tuple[int, float]:

@@ -16,7 +16,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.objective import Direction
 from autoprune.domain.trial import Cause, Speedup, TrialError
-from autoprune.measurement.latency import PairedMeter, SpeedMeter
+from autoprune.measurement.meter import PairedMeter, SpeedMeter
 from autoprune.measurement.prepared import repeated
 from autoprune.measurement.programs import pack, unpack
 from autoprune.orchestration.executors.cluster import cluster

@@ -26,7 +26,7 @@ from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import example_outputs
 from autoprune.measurement.difference import relative_difference
-from autoprune.measurement.latency import SpeedMeter
+from autoprune.measurement.meter import SpeedMeter
 from autoprune.orchestration.artifacts import load, read_outputs
 from autoprune.pruning.accuracy import evaluate
 from autoprune.tasks.protocol import Task

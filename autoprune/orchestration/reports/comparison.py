@@ -110,7 +110,7 @@ def _network(facts: Facts) -> str:
 
 def _difference(found: float) -> str:
     if not math.isfinite(found):
-        return "cannot be compared, for one network gives NaN or infinity"
+        return "cannot be compared, for one network gives NaN, infinity or nothing but zeros"
     return f"differ by up to {found:.2g} times the baseline's largest" if found else "are equal"
 
 

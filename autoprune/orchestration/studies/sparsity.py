@@ -13,7 +13,7 @@ from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.space import build_space
 from autoprune.domain.trial import TrialError
 from autoprune.evaluation import portable
-from autoprune.measurement.latency import PairedMeter
+from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.measurement.runtimes.protocol import Runtime, torch_threads
 from autoprune.orchestration.baseline import Baseline, BaselineCache

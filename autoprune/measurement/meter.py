@@ -20,7 +20,12 @@ from autoprune.measurement.load import LoadWatch, NodeLoad, NodeWatch, average
 from autoprune.measurement.pair import Pair, RunTimes
 from autoprune.measurement.prepared import prepared, prepared_once, repeated
 from autoprune.measurement.quiet import Gate
-from autoprune.measurement.runtimes.protocol import Calibrates, Runtime, torch_threads
+from autoprune.measurement.runtimes.protocol import (
+    Calibrates,
+    Inference,
+    Runtime,
+    torch_threads,
+)
 from autoprune.tasks.protocol import Inputs, Task, network_inputs
 
 
@@ -135,16 +140,19 @@ class PairedMeter:
         self, candidate: nn.Module, baseline: nn.Module, example: Inputs, batch_size: int
     ) -> Speedup:
         """The speedup on an example that is a batch of `batch_size` already."""
-        settings = self.settings
         # exporting a network is work like a training step: another trial may be measuring
         with self.gate.step():
-            pair = Pair(
+            ready = (
                 prepared_once(self.runtime, baseline, example),
                 prepared(self.runtime, candidate, example),
-                sample_s=settings.sample_s,
-                clock=self.clock,
-                rng=np.random.default_rng(settings.seed),
             )
+        return self.time(*ready, batch_size=batch_size)
+
+    def time(self, baseline: Inference, candidate: Inference, *, batch_size: int) -> Speedup:
+        """The speedup of two networks that the runtime prepared for batches of `batch_size`."""
+        settings = self.settings
+        rng = np.random.default_rng(settings.seed)
+        pair = Pair(baseline, candidate, sample_s=settings.sample_s, clock=self.clock, rng=rng)
         runs: list[_Run] = []
         while True:
             runs.append(self._run(pair))

@@ -17,10 +17,11 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, Speedup, TrialError
-from autoprune.measurement.latency import MeterSettings, PairedMeter
 from autoprune.measurement.load import NodeLoad, NodeWatch
+from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate, QuietNode
 from autoprune.measurement.runtimes import OnnxRuntime, TorchRuntime
+from autoprune.measurement.runtimes.protocol import torch_threads
 
 EXAMPLE = torch.ones(1, 2)
 IDLE = NodeLoad(others=0.0, steal=0.0, frequency_mhz=None)
@@ -310,15 +311,15 @@ def test_slow_networks_hold_the_gate_for_one_pair_at_a_time():
 def test_garbage_is_not_collected_and_threads_are_held_while_it_measures():
     seen = set()
     world = World(lambda _: seen.add((gc.isenabled(), torch.get_num_threads())) or 1.0)
-    before = torch.get_num_threads()
-    runtime = WorldRuntime(world, threads=before + 1)
-    PairedMeter(runtime, NoGate(), clock=world.clock, watch=Watch).measure(
-        Timed(0.001), Timed(0.002), EXAMPLE
-    )
+    runtime = WorldRuntime(world, threads=1)
+    with torch_threads(2):
+        PairedMeter(runtime, NoGate(), clock=world.clock, watch=Watch).measure(
+            Timed(0.001), Timed(0.002), EXAMPLE
+        )
+        assert torch.get_num_threads() == 2
     # outputs are compared before, where collecting garbage does no harm
-    assert seen == {(False, before + 1), (True, before + 1)}
+    assert seen == {(False, 1), (True, 1)}
     assert gc.isenabled()
-    assert torch.get_num_threads() == before
 
 
 def test_the_example_is_repeated_to_the_batch_size():
