@@ -2,23 +2,21 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from rich.console import Console
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, unknown
-from autoprune.domain.objective import Constraint
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Bounds
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import QuietNode
 from autoprune.measurement.runtimes import Runtime, TorchRuntime
 from autoprune.orchestration.artifacts import load
-from autoprune.orchestration.comparison.compare import compare
+from autoprune.orchestration.comparison.compare import ComparisonRequest, compare
 from autoprune.orchestration.comparison.records import Comparison
 from autoprune.orchestration.executors.bench import placed
 from autoprune.orchestration.executors.inline import InlineExecutor
@@ -34,80 +32,16 @@ from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan, fit
-from autoprune.searchers.first import FIRST, uniform_first
+from autoprune.searchers.first import uniform_first
 from autoprune.searchers.named import checked, searcher_named
-from autoprune.settings.arguments import (
-    PLACE,
-    RUNTIME,
-    SIZES,
-    TEXT,
-    TRUTH,
-    Kind,
-    a,
-    all_of,
-    check_arguments,
-    number,
-    offers,
-    or_none,
-    whole,
-)
+from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
-from autoprune.settings.given import Given, given_comparison
+from autoprune.settings.given import RUNTIMES, Given, given_meters, given_pair
+from autoprune.settings.options import DEFAULTS, RULES, Options
 from autoprune.settings.parts import named_recovery
 from autoprune.tasks.protocol import Inputs, Task
 
 __all__ = ["FitPlan", "Front", "Member", "Options", "load", "measure", "search", "train"]
-
-
-class Options(TypedDict, total=False):
-    """What `search` takes beyond the model, the task, the searcher and the budget."""
-
-    recovery: FitPlan
-    criterion: str
-    min_kept: float
-    step: int | None
-    exclude: Sequence[str]
-    objectives: Sequence[str]
-    constraints: Sequence[Constraint]
-    uniform_first: Sequence[float]
-    runtime: Runtime | None
-    batch_sizes: Sequence[int]
-    measure_s: float
-    where: str
-    device: str
-    slots: int | None
-    inline: bool
-    address: str | None
-    tracking: str | None
-    output: str | Path
-    name: str
-    resume: str | None
-    seed: int
-
-
-DEFAULTS: Options = {
-    "recovery": FitPlan(epochs=8),
-    "criterion": "l1",
-    "min_kept": 0.1,
-    "step": None,
-    "exclude": (),
-    "objectives": ("main", "speedup"),
-    "constraints": (),
-    "uniform_first": FIRST,
-    "runtime": None,
-    "batch_sizes": (1,),
-    "measure_s": 1.5,
-    "where": "trial",
-    "device": "cpu",
-    "slots": None,
-    "inline": False,
-    "address": None,
-    "tracking": "default",
-    "output": "outputs",
-    "name": "search",
-    "resume": None,
-    "seed": 0,
-}
 
 
 def search(
@@ -147,7 +81,7 @@ def search(
             raise unknown("option", name, DEFAULTS)
     chosen: Options = {**DEFAULTS, **options}
     check_arguments(
-        {"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen}, KINDS
+        {"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen}, RULES
     )
     factory = searcher_named(searcher) if isinstance(searcher, str) else checked(searcher)
     budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
@@ -166,38 +100,6 @@ def search(
     _show_end(console, launched)
     result = launched.result
     return Front(FinishedSweep(result.folder, result.view, request, uri))
-
-
-KINDS: dict[str, Kind] = {
-    "model": (a(nn.Module), "a network, an instance of nn.Module"),
-    "task": (
-        offers("metrics", "batches", "loss", "evaluate", "example"),
-        "a task (autoprune.tasks)",
-    ),
-    "trials": (or_none(whole), "a whole number, or None"),
-    "minutes": (or_none(number), "a number, or None"),
-    "recovery": (a(FitPlan), "an autoprune.FitPlan"),
-    "criterion": TEXT,
-    "min_kept": (number, "a share between 0 and 1"),
-    "step": (or_none(whole), "a whole number, or None"),
-    "exclude": (all_of(a(str)), "a list of patterns"),
-    "objectives": (all_of(a(str)), "a list of metrics"),
-    "constraints": (all_of(a(Constraint)), "a list of Constraint"),
-    "uniform_first": (all_of(number), "a list of kept ratios"),
-    "runtime": (or_none(RUNTIME), "a runtime (autoprune.measurement.runtimes), or None"),
-    "batch_sizes": SIZES,
-    "measure_s": (number, "a number of seconds"),
-    "where": TEXT,
-    "device": TEXT,
-    "slots": (or_none(whole), "a whole number, or None"),
-    "inline": TRUTH,
-    "address": (or_none(a(str)), "a text, or None"),
-    "tracking": (or_none(a(str)), "an MLflow URI, or None"),
-    "output": PLACE,
-    "name": TEXT,
-    "resume": (or_none(a(str)), "the id of a sweep, or None"),
-    "seed": (lambda value: whole(value) and value >= 0, "a whole number, 0 or more"),
-}
 
 
 def measure(
@@ -221,16 +123,17 @@ def measure(
     that gave none stand in `untimed`, with the reason. Raises AutopruneError for networks that
     do not fit together.
     """
-    request = given_comparison(
-        candidate,
-        baseline,
-        example,
-        runtimes=runtimes,
-        batch_sizes=batch_sizes,
+    given = {"runtimes": runtimes, "batch_sizes": batch_sizes, "memory": memory}
+    check_arguments(given, {"runtimes": RUNTIMES, "batch_sizes": SIZES, "memory": TRUTH})
+    sizes = MeterSettings(batch_sizes=tuple(batch_sizes)).batch_sizes
+    request = ComparisonRequest(
+        given_pair(candidate, baseline, example),
+        given_meters(runtimes, calibration),
+        batch_sizes=sizes,
         memory=memory,
-        calibration=calibration,
+        code_paths=_code_paths(),
     )
-    return compare(replace(request, code_paths=_code_paths()))
+    return compare(request)
 
 
 def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list[float]:

@@ -16,7 +16,8 @@ from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.reports.console import stdout
-from autoprune.settings.compose import choose, compose_config, plain, spelled_out
+from autoprune.settings.choices import choose
+from autoprune.settings.compose import compose_config, plain, spelled_out
 
 HELP = ("--help", "-h", "help")
 MULTIRUN_FLAGS = ("--multirun", "-m")

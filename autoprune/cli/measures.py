@@ -10,7 +10,7 @@ from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.orchestration.artifacts import MODEL_FOLDER
 from autoprune.orchestration.baseline import MODEL_URI_SCHEMES
 from autoprune.orchestration.comparison.compare import compare
-from autoprune.orchestration.comparison.networks import KINDS, sweep_of
+from autoprune.orchestration.comparison.networks import NAMEABLE, sweep_of
 from autoprune.orchestration.comparison.records import Comparison
 from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder, view_of
 from autoprune.orchestration.promotion.selection import Selection, choose
@@ -73,7 +73,7 @@ def _candidate(call: Call) -> str:
     if (candidate is None) == (sweep is None):
         raise AutopruneError(
             "measure takes its candidate from candidate= or from sweep=, one of the two: set "
-            f"candidate= to {KINDS}, or sweep=latest"
+            f"candidate= to {NAMEABLE}, or sweep=latest"
         )
     if candidate is not None:
         return str(candidate)

@@ -31,7 +31,7 @@ class Device:
         """The device at `place` (``cpu``, ``cuda:0``) of this machine."""
         device = torch.device(place)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-        return cls(name, _cores(), _governor(), library)
+        return cls(name, usable_cores(), _governor(), library)
 
     def __str__(self) -> str:
         return f"{self.name}, {self.cores} cores, governor {self.governor}, {self.library}"
@@ -46,7 +46,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
@@ -15,18 +15,23 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import SPEED_METRICS, Direction
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.device import Device
-from autoprune.measurement.estimate import FEWEST_RUNS, RatioEstimate, estimate_ratio, variation
-from autoprune.measurement.load import LoadWatch, NodeLoad, NodeWatch, average
-from autoprune.measurement.pair import Pair, RunTimes
+from autoprune.measurement.estimate import FEWEST_RUNS, variation
+from autoprune.measurement.load import LoadWatch, NodeWatch
+from autoprune.measurement.pair import Pair
 from autoprune.measurement.prepared import prepared, prepared_once, repeated
 from autoprune.measurement.quiet import Gate
+from autoprune.measurement.runs import Run, RunTimes, Together
 from autoprune.measurement.runtimes.protocol import (
-    Calibrates,
     Inference,
     Runtime,
     torch_threads,
+    uncalibrated,
 )
 from autoprune.tasks.protocol import Inputs, Task, network_inputs
+
+_P = (0.5, 0.95)
+_RUNS_IN_ANY_CASE = 4
+"""Student's interval over fewer is several times as wide as their spread."""
 
 
 class SpeedMeter(Protocol):
@@ -50,15 +55,16 @@ class SpeedMeter(Protocol):
 class MeterSettings:
     """How long and how carefully to measure.
 
-    A measurement consists of runs: in each of them both networks are loaded anew and timed in
-    turn for `run_s` seconds behind the gate (longer networks for one pair, and after a warm-up of
-    at most `warmup_s` the first time). It ends when half the interval over the runs is at most
-    `half_width` of the ratio after at least `min_runs`, or at `max_runs`, or after `max_s` seconds
-    of measuring, into which runs are made to fit, but not before the fourth. A run in which the
-    noise is above `noise_limit`, other processes keep more than `others_limit` cores busy, or the
-    hypervisor takes more than the share `steal_limit` is not counted, as long as there are enough
-    that are. A sample lasts at least `sample_s`; faster networks are called several times in it.
-    Of several `batch_sizes` the first gives the speedup, each takes a measurement of its own.
+    A measurement consists of runs: in each of them both networks are loaded anew, where the
+    runtime can do that (`Reloads`), and timed in turn for `run_s` seconds behind the gate (longer
+    networks for one pair, and after a warm-up of at most `warmup_s` the first time). It ends when
+    half the interval over the runs is at most `half_width` of the ratio after at least `min_runs`,
+    or at `max_runs`, or after `max_s` seconds of measuring, into which runs are made to fit, but
+    not before the fourth (or `min_runs`, where that is fewer). A run in which the noise is above
+    `noise_limit`, other processes keep more than `others_limit` cores busy, or the hypervisor takes
+    more than the share `steal_limit` is not counted, as long as there are enough that are. A sample
+    lasts at least `sample_s`; faster networks are called several times in it. Of several
+    `batch_sizes` the first gives the speedup, each takes a measurement of its own.
     """
 
     batch_sizes: tuple[int, ...] = (1,)
@@ -120,9 +126,13 @@ class PairedMeter:
 
     def check(self, model: nn.Module, example: Inputs) -> None:
         """Prepare the network without timing it. Raises what `measure` raises."""
+        for size in self.settings.batch_sizes:
+            self.check_batch(model, repeated(example, size))
+
+    def check_batch(self, model: nn.Module, example: Inputs) -> None:
+        """The same on an example that is a batch already."""
         with self.gate.step():
-            for size in self.settings.batch_sizes:
-                prepared(self.runtime, model, repeated(example, size))
+            prepared(self.runtime, model, example)
 
     def measure(self, candidate: nn.Module, baseline: nn.Module, example: Inputs) -> Speedup:
         """The ratio of times with its interval; `settled` where that is narrow.
@@ -153,17 +163,18 @@ class PairedMeter:
         settings = self.settings
         rng = np.random.default_rng(settings.seed)
         pair = Pair(baseline, candidate, sample_s=settings.sample_s, clock=self.clock, rng=rng)
-        runs: list[_Run] = []
+        runs: list[Run] = []
         while True:
             runs.append(self._run(pair))
-            if len(runs) < min(settings.min_runs, _FEWEST_RUNS):
+            if len(runs) < min(settings.min_runs, _RUNS_IN_ANY_CASE):
                 continue
-            found = _Found(runs, settings)
+            found = Together.of(runs, self._quiet, enough=settings.min_runs)
+            settled = found.quiet and found.estimate.half_width <= settings.half_width
             spent_s = sum(run.seconds for run in runs)
-            if found.settled or len(runs) >= settings.max_runs or spent_s >= settings.max_s:
-                return self._speedup(found, batch_size)
+            if settled or len(runs) >= settings.max_runs or spent_s >= settings.max_s:
+                return self._speedup(found, batch_size, settled=settled)
 
-    def _run(self, pair: Pair) -> "_Run":
+    def _run(self, pair: Pair) -> Run:
         """One run: load both anew as trainers work, time them while nobody does."""
         settings, times = self.settings, RunTimes()
         with self.gate.step():
@@ -175,13 +186,21 @@ class PairedMeter:
             while spent_s < min(settings.run_s, settings.max_s / settings.min_runs):
                 pair.sample(times)
                 spent_s = self.clock() - start
-            return _Run(times, watch.read(), spent_s)
+            return Run(times, watch.read(), spent_s)
 
-    def _speedup(self, found: "_Found", batch_size: int) -> Speedup:
+    def _quiet(self, run: Run) -> bool:
+        """Whether neither the times of a run nor the node were too restless."""
+        settings = self.settings
+        return (
+            variation(run.times.times_N2) <= settings.noise_limit
+            and run.load.others <= settings.others_limit
+            and run.load.steal <= settings.steal_limit
+        )
+
+    def _speedup(self, found: Together, batch_size: int, *, settled: bool) -> Speedup:
         estimate, load = found.estimate, found.load
         (baseline_ms, baseline_p95_ms), (candidate_ms, candidate_p95_ms) = (
-            np.quantile(np.concatenate([run.times.calls_of(which) for run in found.runs]), _P) * 1e3
-            for which in (0, 1)
+            found.call_ms(which, _P) for which in (0, 1)
         )
         return Speedup(
             ratio=estimate.ratio,
@@ -201,42 +220,8 @@ class PairedMeter:
             frequency_mhz=load.frequency_mhz,
             batch_size=batch_size,
             threads=self.runtime.threads,
-            settled=found.settled,
+            settled=settled,
         )
-
-
-_P = (0.5, 0.95)
-_FEWEST_RUNS = 4
-"""Student's interval over fewer is several times as wide as their spread."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The times of one run, what else the node did, and the seconds it took."""
-
-    times: RunTimes
-    load: NodeLoad
-    seconds: float
-
-    def quiet(self, settings: MeterSettings) -> bool:
-        """Whether neither the times nor the node were too restless."""
-        return (
-            variation(self.times.times_N2) <= settings.noise_limit
-            and self.load.others <= settings.others_limit
-            and self.load.steal <= settings.steal_limit
-        )
-
-
-class _Found:
-    """What several runs say together; the restless ones count where the quiet are too few."""
-
-    def __init__(self, runs: Sequence[_Run], settings: MeterSettings) -> None:
-        quiet = [run for run in runs if run.quiet(settings)]
-        enough = len(quiet) >= settings.min_runs
-        self.runs = quiet if enough else runs
-        self.load = average([run.load for run in self.runs])
-        self.estimate: RatioEstimate = estimate_ratio([run.times.times_N2 for run in self.runs])
-        self.settled = enough and self.estimate.half_width <= settings.half_width
 
 
 def speed_metrics(speedup: Speedup, baseline_ms: float) -> dict[str, float]:
@@ -261,8 +246,8 @@ def speed_metrics(speedup: Speedup, baseline_ms: float) -> dict[str, float]:
 
 def calibrated(meter: PairedMeter, model: nn.Module, task: Task) -> PairedMeter:
     """The meter with what the task gives the network in training, if the runtime wants that."""
-    runtime = meter.runtime
-    if not isinstance(runtime, Calibrates) or not runtime.calibration_samples:
+    runtime = uncalibrated(meter.runtime)
+    if runtime is None:
         return meter
     heard = network_inputs(model, task, "train", most=runtime.calibration_samples)
     return replace(meter, runtime=runtime.calibrated(heard))

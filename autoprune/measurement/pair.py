@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autoprune.measurement.estimate import Times
+from autoprune.measurement.runs import RunTimes
 from autoprune.measurement.runtimes.protocol import Inference, Reloads, SelfTimed
 
 _WINDOW = 5
@@ -16,23 +14,6 @@ _FEWEST_CALLS = 2
 _TRIES, _TRIES_S = 5, 0.5
 _SLOW = 4.0
 """Networks slower than so many samples are timed by single calls: caches no longer matter."""
-
-
-@dataclass
-class RunTimes:
-    """The times of one run in seconds: of every pair, and of every single call."""
-
-    pairs: list[tuple[float, float]] = field(default_factory=list)
-    calls: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
-
-    @property
-    def times_N2(self) -> Times:  # noqa: N802
-        """Seconds of the pairs, of shape (N, 2): baseline and candidate."""
-        return np.array(self.pairs)
-
-    def calls_of(self, which: int) -> NDArray[np.float64]:
-        """Seconds of every call of the baseline (0) or the candidate (1)."""
-        return np.array(self.calls[which])
 
 
 class Pair:
@@ -53,6 +34,7 @@ class Pair:
         rng: np.random.Generator,
     ) -> None:
         self._infer = (baseline, candidate)
+        self._timers = tuple(_timer(infer, clock) for infer in self._infer)
         self._calls: list[int] = []
         self._sample_s, self._clock, self._rng = sample_s, clock, rng
 
@@ -69,7 +51,7 @@ class Pair:
             return
         start = self._clock()
         for which in (0, 1):
-            self._time(which)  # first calls allocate and compile
+            self._timers[which]()  # first calls allocate and compile
         self._calls = [self._calls_for(self._least(which)) for which in (0, 1)]
         before, window = math.inf, RunTimes()
         while self._clock() - start < limit_s:
@@ -88,16 +70,16 @@ class Pair:
             calls = self._calls[which]
             if calls > 1:
                 self._infer[which]()
-            times = [self._time(which) for _ in range(calls)]
+            times = [self._timers[which]() for _ in range(calls)]
             found.calls[which].extend(times)
             seconds[which] = float(np.median(times))
         found.pairs.append((seconds[0], seconds[1]))
 
     def _least(self, which: int) -> float:
         """The least of a few calls: one that was disturbed would give a network fewer of them."""
-        times = [self._time(which)]
+        times = [self._timers[which]()]
         while len(times) < _TRIES and sum(times) < _TRIES_S:
-            times.append(self._time(which))
+            times.append(self._timers[which]())
         return min(times)
 
     def _calls_for(self, seconds: float) -> int:
@@ -105,10 +87,15 @@ class Pair:
             return 1
         return max(_FEWEST_CALLS, math.ceil(self._sample_s / max(seconds, 1e-9)))
 
-    def _time(self, which: int) -> float:
-        infer = self._infer[which]
-        if isinstance(infer, SelfTimed):
-            return infer.seconds()
-        start = self._clock()
+
+def _timer(infer: Inference, clock: Callable[[], float]) -> Callable[[], float]:
+    """What times one inference, in seconds; chosen once, for asking takes microseconds itself."""
+    if isinstance(infer, SelfTimed):
+        return infer.seconds
+
+    def seconds() -> float:
+        start = clock()
         infer()
-        return self._clock() - start
+        return clock() - start
+
+    return seconds

@@ -1,10 +1,10 @@
 """Networks made ready for a runtime, once they are known to compute what they should."""
 
-import os
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.trial import Cause, TrialError
+from autoprune.measurement.device import usable_cores
 from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.runtimes.protocol import (
     Inference,
@@ -27,12 +28,22 @@ _PREPARED: "weakref.WeakKeyDictionary[nn.Module, deque[tuple[Any, Inference]]]" 
 )
 
 
-def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A network ready to be timed, and how far its outputs are from eager PyTorch's, as a part of
+    the largest entry.
+    """
+
+    infer: Inference
+    off_eager: float
+
+
+def ready(runtime: Runtime, model: nn.Module, example: Inputs) -> Ready:
     """A network ready to be timed, once it is known to compute what eager PyTorch computes.
 
     Raises what `runtime.prepare` raises, TrialError (cause runtime) where outputs differ by more
     than the runtime's tolerance, TrialError (cause out of memory) where the batch does not fit, and
-    AutopruneError for more threads than the machine has cores.
+    AutopruneError for more threads than the process has cores.
     """
     _check_cores(runtime)
     with fitting(len(tensors_of(example)[0])):
@@ -42,7 +53,7 @@ def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
             expected = forward(reference, move(example, "cpu"))
             difference = relative_difference(infer(), expected)
             if difference <= runtime.tolerance:
-                return infer
+                return Ready(infer, difference)
             again = relative_difference(forward(reference, move(example, "cpu")), expected)
     if again > runtime.tolerance:
         raise TrialError(
@@ -59,11 +70,16 @@ def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
     )
 
 
+def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:
+    """`ready`, for whoever wants to time the network only."""
+    return ready(runtime, model, example).infer
+
+
 def _check_cores(runtime: Runtime) -> None:
-    cores = os.cpu_count()
-    if cores is not None and runtime.threads > cores:
+    cores = usable_cores()
+    if runtime.threads > cores:
         raise AutopruneError(
-            f"runtime {runtime.name!r} has {runtime.threads} threads and this machine "
+            f"runtime {runtime.name!r} has {runtime.threads} threads and this process may use "
             f"{cores} cores: they would wait for each other; set threads to {cores} at most"
         )
 
@@ -74,7 +90,7 @@ def prepared_once(runtime: Runtime, baseline: nn.Module, example: Inputs) -> Inf
     Kept beside the module, not in the meter: a worker unpickles a new meter for every trial. The
     last `_KEPT` of them are, for several batch sizes take turns.
     """
-    key = (runtime, _shapes(baseline.state_dict()), _shapes(example))
+    key = (runtime, shapes(baseline.state_dict()), shapes(example))
     kept = _PREPARED.setdefault(baseline, deque(maxlen=_KEPT))
     found = next((infer for known, infer in kept if known == key), None)
     if found is None:
@@ -118,11 +134,12 @@ def fitting(batch_size: int) -> Iterator[None]:
         ) from error
 
 
-def _shapes(tensors: Any) -> Any:
+def shapes(tensors: Any) -> Any:
+    """The shapes and types of nested tensors, as something that can be compared and hashed."""
     if isinstance(tensors, torch.Tensor):
         return tensors.shape, tensors.dtype
     if isinstance(tensors, dict):
-        return tuple((name, _shapes(tensor)) for name, tensor in tensors.items())
+        return tuple((name, shapes(tensor)) for name, tensor in tensors.items())
     if isinstance(tensors, tuple):
-        return tuple(_shapes(tensor) for tensor in tensors)
+        return tuple(shapes(tensor) for tensor in tensors)
     return None

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ Report = Callable[[ProfilePoint, int, int], None]
 """Hears of a point that was measured now, of how many there are and of how many are wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class FailedCut:
+    """Widths that gave no network to measure, and why."""
+
+    widths: Mapping[str, int]
+    reason: str
+
+    def __str__(self) -> str:
+        cut = ", ".join(f"{name} to {width}" for name, width in self.widths.items())
+        return f"{cut}: {self.reason}"
+
+
 @dataclass(frozen=True)
 class Profiled:
     """A profile, the folder that keeps it, and the cuts that failed, with the reason.
@@ -40,15 +53,15 @@ class Profiled:
     profile: Profile
     folder: Path
     measured: tuple[Timing, ...] = ()
-    failures: tuple[str, ...] = ()
+    failures: tuple[FailedCut, ...] = ()
 
-    @property
+    @cached_property
     def error(self) -> PredictionError | None:
         """The error of the profile's own latency model on the checks; None for fewer than two."""
         checks = [point.timing for point in self.profile.checks]
         return self.profile.model.error(checks) if len(checks) > 1 else None
 
-    @property
+    @cached_property
     def corrected(self) -> PredictionError | None:
         """The same of a model that learns from checks and sweeps, each of them unseen in turn."""
         known = [*(point.timing for point in self.profile.checks), *self.measured]
@@ -65,7 +78,7 @@ class Profiled:
                 "corrected": None if self.corrected is None else asdict(self.corrected),
                 "sweep_measurements": len(self.measured),
             },
-            "failures": list(self.failures),
+            "failures": list(map(str, self.failures)),
         }
 
 
@@ -85,7 +98,7 @@ def profile_network(prepared: Prepared, *, checks: int, report: Report | None = 
     with held(folder, "profiles this network"):
         found, failures = _completed(folder, identity, prepared, checks=checks, report=report)
     asked = found.within(prepared.plan.space)
-    return Profiled(asked, folder, tuple(_swept(prepared)), tuple(failures))
+    return Profiled(asked, folder, tuple(_swept(prepared, identity)), tuple(failures))
 
 
 def _completed(
@@ -95,7 +108,7 @@ def _completed(
     *,
     checks: int,
     report: Report | None,
-) -> tuple[Profile, list[str]]:
+) -> tuple[Profile, list[FailedCut]]:
     """All that the folder's profile knows when it holds what is wanted, and what failed."""
     found = _kept(folder / PROFILE_FILE, prepared)
     context = _context(prepared)
@@ -107,7 +120,7 @@ def _completed(
         if any(point.widths == widths for point in (found.checks if check else found.points)):
             continue
         point = _measured(number, widths, context)
-        if isinstance(point, str):
+        if isinstance(point, FailedCut):
             failures.append(point)
             continue
         found = found.plus(point, check=check)
@@ -120,10 +133,7 @@ def _completed(
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
-    """What a profile's figures depend on: other data or inputs show in what the baseline is worth.
-
-    Times do not count among that, which are a little different whenever they are taken.
-    """
+    """What a profile's figures depend on; not times, which differ a little whenever taken."""
     conditions = prepared.request.conditions
     told = {*(metric.name for metric in prepared.request.task.metrics), *SIZE_METRICS}
     return {
@@ -146,7 +156,7 @@ def _digest(tensors: Sequence[torch.Tensor]) -> str:
 
 def _kept(file: Path, prepared: Prepared) -> Profile:
     groups = tuple(prepared.plan.dependencies.groups)
-    new = Profile(groups, {name: prepared.metrics[name] for name in prepared.metrics})
+    new = Profile(groups, dict(prepared.metrics))
     if not file.is_file():
         return new
     try:
@@ -177,30 +187,29 @@ def _context(prepared: Prepared) -> TrialContext:
     return replace(context, goal=goal, recoveries={"none": FitPlan(epochs=0)})
 
 
-def _measured(number: int, widths: Mapping[str, int], context: TrialContext) -> ProfilePoint | str:
-    """A point, or what was cut and why it failed."""
+def _measured(
+    number: int, widths: Mapping[str, int], context: TrialContext
+) -> ProfilePoint | FailedCut:
     spec = PruningSpec.of(widths, criterion=next(iter(context.criteria)), recovery="none")
     outcome = run_trial(Trial(number, spec, trial_seed(0, number)), context).outcome
     if isinstance(outcome, Failure):
-        cut = ", ".join(f"{name} to {width}" for name, width in widths.items())
-        return f"{cut}: {outcome.reason}"
+        return FailedCut(widths, outcome.reason)
     assert outcome.speedup is not None
     return ProfilePoint(dict(widths), outcome.speedup, dict(outcome.metrics))
 
 
-def _swept(prepared: Prepared) -> Iterator[Timing]:
+def _swept(prepared: Prepared, identity: Mapping[str, Any]) -> Iterator[Timing]:
     """What sweeps in the same output folder measured of the same network in the same way."""
     for journal in sorted(prepared.request.output.glob(f"*/{JOURNAL_FILE}")):
         try:
             record = read_journal(journal)
         except AutopruneError:
             continue  # a damaged journal is for `status` to tell of
-        header, own = record.header, _identity(prepared)
-        theirs = header["baseline"]
+        header = record.header
         alike = (
-            header["baseline_digest"] == own["weights"]
-            and header["conditions"].get("meter") == own["meter"]
-            and theirs.get("macs") == own["worth"]["macs"]
+            header["baseline_digest"] == identity["weights"]
+            and header["conditions"].get("meter") == identity["meter"]
+            and header["baseline"].get("macs") == identity["worth"]["macs"]
         )
         if not alike:
             continue
@@ -209,5 +218,5 @@ def _swept(prepared: Prepared) -> Iterator[Timing]:
                 continue
             trial, outcome = event.observation.trial, event.observation.outcome
             speed = outcome.speedup if isinstance(outcome, Measurement) else None
-            if speed is not None and speed.device == own["device"]:
+            if speed is not None and speed.device == identity["device"]:
                 yield Timing.of(trial.spec.widths, speed)

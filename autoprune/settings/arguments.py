@@ -1,20 +1,18 @@
 """Rules for arguments from Python, whose types nobody has checked: every fault at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import FaultsError
-
-Kind = tuple[Callable[[Any], bool], str]
-"""Whether an argument is of the kind, and what to give instead."""
+from autoprune.settings.rules import RUNTIME_NAMES, Rule
 
 
-def check_arguments(given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
-    """Raise FaultsError with every argument that is not of its kind."""
+def check_arguments(given: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise FaultsError with every argument that breaks its rule."""
     faults = [
         f"{name} is {given[name]!r}; give {what}"
-        for name, (fits, what) in kinds.items()
+        for name, (fits, what) in rules.items()
         if not fits(given[name])
     ]
     if faults:
@@ -46,13 +44,13 @@ def or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or fits(value)
 
 
-def offers(*names: str) -> Callable[[Any], bool]:
+def offers(names: Sequence[str]) -> Callable[[Any], bool]:
     """Whether an object, and no class, has the attributes of a protocol."""
     return lambda value: not isinstance(value, type) and all(hasattr(value, n) for n in names)
 
 
-RUNTIME = offers("prepare", "name", "library", "device", "threads", "tolerance")
-TRUTH: Kind = (a(bool), "True or False")
-TEXT: Kind = (a(str), "a text")
-PLACE: Kind = (a((str, Path)), "a path")
-SIZES: Kind = (all_of(whole), "a list of whole numbers, such as (1, 32)")
+RUNTIME = offers(RUNTIME_NAMES)
+TRUTH: Rule = (a(bool), "True or False")
+TEXT: Rule = (a(str), "a text")
+PLACE: Rule = (a((str, Path)), "a path")
+SIZES: Rule = (all_of(whole), "a list of whole numbers, such as (1, 32)")

@@ -35,6 +35,8 @@ from autoprune.settings.rules import (
     NOT_NEGATIVE,
     ONE_OR_MORE,
     POSITIVE,
+    RUNTIME_NAMES,
+    TASK_NAMES,
     Faults,
     check_device,
     check_finite,
@@ -154,8 +156,7 @@ def task_of(config: Mapping[str, Any], data: Mapping[str, Any]) -> Task:
         task = _task_with(config, data)
     else:
         task = build_target("task", config)
-    names = ("metrics", "batches", "loss", "evaluate", "example")
-    check_offers("task", task, names, what="a Task (autoprune.tasks.protocol)")
+    check_offers("task", task, TASK_NAMES, what="a Task (autoprune.tasks.protocol)")
     return task
 
 
@@ -229,8 +230,12 @@ def meter_of(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter
         seed=seed,
     )
     runtime = build_target("meter.runtime", config["runtime"])
-    names = ("prepare", "name", "library", "device", "threads", "tolerance")
-    check_offers("meter.runtime", runtime, names, what="a Runtime (autoprune.measurement.runtimes)")
+    check_offers(
+        "meter.runtime",
+        runtime,
+        RUNTIME_NAMES,
+        what="a Runtime (autoprune.measurement.runtimes)",
+    )
     return PairedMeter(runtime, gate, settings)
 
 

@@ -1,30 +1,22 @@
 """Composing a command's config: every fault of the command line at once, with the near miss."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autoprune.domain.errors import AutopruneError, FaultsError, first_line
+from autoprune.settings.choices import choose
+from autoprune.settings.override_faults import COMPOSING, FaultFinder, complaint, unnamed_options
 from autoprune.settings.schema import COMMANDS, register
-
-COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
-"""What composing a config raises. A ValueError is Hydra 1.3's for an option that is no name."""
-
-MANY = 12
-"""Above so many options only the near miss is named."""
 
 
 def config_folder() -> Path:
@@ -47,14 +39,13 @@ def compose_config(
     extra = [_search_in(Path(config_dir))] if config_dir else []
     overrides = [_quoted(override) for override in overrides]
     with _own_hydra():
-        unnamed = list(_unnamed(overrides))
-        if unnamed:
-            raise FaultsError(_Faults(command, extra).of(overrides))
+        if any(unnamed_options(overrides)):
+            raise FaultsError(FaultFinder(command, extra).of(overrides))
         try:
             config = compose(command, [*extra, *overrides])
         except COMPOSING as error:
-            faults = _Faults(command, extra).of(overrides)
-            raise FaultsError(faults or [_complaint(error)]) from error
+            faults = FaultFinder(command, extra).of(overrides)
+            raise FaultsError(faults or [complaint(error)]) from error
     strange = list(_strange_keys(OmegaConf.structured(COMMANDS[command]), config))
     if strange:
         raise FaultsError(strange)
@@ -81,37 +72,13 @@ def _quoted(override: str) -> str:
     key, sign, value = override.partition("=")
     if value.isascii() or not sign or value[:1] in "'\"[{":
         return override
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    return f"{key}={quoted(value)}"
 
 
-def _unnamed(overrides: Sequence[str]) -> Iterator[str]:
-    """The faults of options that are no names; Hydra takes lists of them without a word."""
-    for override in overrides:
-        with suppress(HydraException):
-            parsed = OverridesParser.create().parse_override(override)
-            if not parsed.is_sweep_override() and (fault := _unnamed_option(override, parsed)):
-                yield fault
-
-
-def _unnamed_option(override: str, parsed: Override) -> str | None:
-    key = parsed.key_or_group.lstrip("/")
-    loader = GlobalHydra.instance().config_loader()
-    if "." in key or key.split("/")[0] not in loader.list_groups("") or parsed.is_delete():
-        return None
-    if isinstance(parsed.value(), str):
-        return None
-    listed = choose("", loader.get_group_options(key))
-    return f"{override}: {key} takes one option by its name; {listed}"
-
-
-def _complaint(error: Exception) -> str:
-    """The first line of an error; of a file that is no YAML, what is wrong, in which line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return (
-            f"{mark.name}, line {mark.line + 1}: {error.problem}; mend the file, which is not YAML"
-        )
-    return first_line(error)
+def quoted(value: object) -> str:
+    """A text as a value of an override, whatever it holds."""
+    text: str = QuotedString(str(value), Quote.single).with_quotes()
+    return text
 
 
 def options_of(group: str, config_dir: str | None = None) -> list[str]:
@@ -142,8 +109,8 @@ def spelled_out(words: Sequence[str], config_dir: str | None = None) -> list[str
 
 def _search_in(folder: Path) -> str:
     """The override that adds a folder to Hydra's search path, whatever its name holds."""
-    place = QuotedString(f"file://{folder.resolve()}", Quote.single)
-    return f"hydra.searchpath=[{place.with_quotes()}]"
+    place = quoted(f"file://{folder.resolve()}")
+    return f"hydra.searchpath=[{place}]"
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -158,85 +125,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise FaultsError([f"{key} has no value; set {key}=..." for key in missing])
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items() if key != "hydra"}
-
-
-class _Faults:
-    """Finds out which overrides are wrong, by composing with each of them alone."""
-
-    def __init__(self, command: str, extra: Sequence[str]) -> None:
-        self.command, self.base = command, list(extra)
-
-    def of(self, overrides: Sequence[str]) -> list[str]:
-        faults: list[str] = []
-        choices: list[tuple[str, Override]] = []
-        values: list[tuple[str, Override]] = []
-        groups = GlobalHydra.instance().config_loader().list_groups("")
-        for override in overrides:
-            try:
-                parsed = OverridesParser.create().parse_override(override)
-            except HydraException:
-                faults.append(
-                    f"{override!r} cannot be read; write key=value, and quote {{}} and []"
-                )
-                continue
-            if parsed.is_sweep_override():
-                faults.append(
-                    f"{override}: several values at once are Hydra's --multirun, which autoprune "
-                    "does not do (a sweep has its own searcher); run the command once a value"
-                )
-                continue
-            key = parsed.key_or_group.lstrip("/")
-            chooses = key.split("/")[0] in groups and "." not in key
-            if fault := _unnamed_option(override, parsed):
-                faults.append(fault)
-                continue
-            (choices if chooses else values).append((override, parsed))
-        # options first: they decide which keys there are
-        for override, parsed in choices:
-            fault = self._fault(override, parsed)
-            if fault is None:
-                self.base.append(override)
-            else:
-                faults.append(fault)
-        found = [self._fault(override, parsed) for override, parsed in values]
-        return faults + [fault for fault in found if fault is not None]
-
-    def _fault(self, override: str, parsed: Override) -> str | None:
-        try:
-            compose(self.command, [*self.base, override])
-        except MissingConfigException as error:
-            return self._missing_option(override, parsed, error)
-        except yaml.YAMLError as error:
-            return f"{override}: {_complaint(error)}"
-        except COMPOSING as error:
-            return self._wrong_value(override, parsed, error)
-        return None
-
-    def _missing_option(
-        self, override: str, parsed: Override, error: MissingConfigException
-    ) -> str:
-        options = sorted(error.options or [])
-        if not options:
-            return f"{override}: {first_line(error)}; see --help for the groups and their options"
-        wanted = str(parsed.value())
-        group = parsed.key_or_group
-        return f"{override}: {group} has no option {wanted!r}; {choose(wanted, options)}"
-
-    def _wrong_value(self, override: str, parsed: Override, error: Exception) -> str:
-        key = parsed.key_or_group
-        known = compose(self.command, self.base)
-        keys = _flat_keys(known)
-        if key not in keys:
-            # an argument that a _target_ may well take, but that its config does not list
-            section = OmegaConf.select(known, key.rpartition(".")[0] or "_none_")
-            own = ""
-            if isinstance(section, DictConfig) and "_target_" in section:
-                own = f" (+{override} adds an argument)"
-            return f"{override}: there is no key {key!r}; {choose(key, keys)}{own}"
-        reason = first_line(error.__cause__ or error)
-        usual = OmegaConf.select(known, key)
-        hint = "see --cfg job for the keys" if usual is None else f"by default it is {usual}"
-        return f"{override}: {reason}; {hint}"
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,26 +155,3 @@ def _strange_keys(schema: DictConfig, config: DictConfig, prefix: str = "") -> I
         if isinstance(own, DictConfig) and is_dataclass(own._metadata.object_type):
             assert isinstance(below, DictConfig)
             yield from _strange_keys(own, below, f"{name}.")
-
-
-def choose(wanted: str, options: Sequence[str]) -> str:
-    """The remedy for a misspelt name: the near miss where there is one, and what there is."""
-    near = difflib.get_close_matches(wanted, options, n=1, cutoff=0.5)
-    if len(options) <= MANY:
-        listed = f"choose from {', '.join(options)}" if options else "there is none"
-        return f"did you mean {near[0]!r}? ({listed})" if near else listed
-    return (
-        f"did you mean {near[0]!r}?" if near else "there is nothing like it (`--cfg job` shows all)"
-    )
-
-
-def _flat_keys(config: DictConfig) -> list[str]:
-    def walk(tree: Mapping[Any, Any], prefix: str) -> Iterator[str]:
-        for key, value in tree.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-
-    tree = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(tree, dict)
-    return list(walk(tree, ""))

@@ -1,4 +1,4 @@
-"""From objects that a script holds to a request of a comparison."""
+"""From objects that a script holds to the parts of a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,52 +9,37 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.evaluation import portable
-from autoprune.measurement.meter import MeterSettings, PairedMeter
+from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.quiet import QuietNode
 from autoprune.measurement.runtimes import Runtime
-from autoprune.measurement.runtimes.protocol import Calibrates
-from autoprune.orchestration.comparison.compare import ComparisonRequest, Meter
+from autoprune.measurement.runtimes.protocol import uncalibrated
+from autoprune.orchestration.comparison.compare import MeterOrNone, NoMeter
 from autoprune.orchestration.comparison.networks import (
     Network,
     Origin,
     load_network,
     of_program,
 )
-from autoprune.orchestration.comparison.pair import pair_of
-from autoprune.settings.arguments import RUNTIME, SIZES, TRUTH, all_of, check_arguments
+from autoprune.orchestration.comparison.pair import NetworkPair, pair_of
+from autoprune.settings.arguments import RUNTIME, all_of
 from autoprune.settings.measure import named_meters
+from autoprune.settings.rules import Rule
 from autoprune.tasks.protocol import Inputs, tensors_of
 
 Given = nn.Module | torch.export.ExportedProgram | str | Path
 
 
-def given_comparison(
-    candidate: Given,
-    baseline: Given,
-    example: Inputs | None,
-    *,
-    runtimes: Sequence[str | Runtime],
-    batch_sizes: Sequence[int],
-    memory: bool,
-    calibration: Sequence[Inputs],
-) -> ComparisonRequest:
-    """The request for two networks, runtimes by name or as objects, and an example input.
+RUNTIMES: Rule = (
+    lambda given: bool(given) and all_of(lambda one: isinstance(one, str) or RUNTIME(one))(given),
+    'a list of names, such as ["eager"], or of runtimes (autoprune.measurement.runtimes)',
+)
+
+
+def given_pair(candidate: Given, baseline: Given, example: Inputs | None) -> NetworkPair:
+    """The two networks with an example input: the one that is given, or a file's own.
 
     Raises AutopruneError for what cannot be measured.
     """
-    check_arguments(
-        {"runtimes": runtimes, "batch_sizes": batch_sizes, "memory": memory},
-        {
-            "runtimes": (
-                lambda given: bool(given) and all_of(_names_or_is_runtime)(given),
-                'a list of names, such as ["eager"], or of runtimes '
-                "(autoprune.measurement.runtimes)",
-            ),
-            "batch_sizes": SIZES,
-            "memory": TRUTH,
-        },
-    )
-    sizes = MeterSettings(batch_sizes=tuple(batch_sizes)).batch_sizes
     networks = [_network(given) for given in (baseline, candidate)]
     examples = [example, *(network.example for network in reversed(networks))]
     found = next((one for one in examples if one is not None), None)
@@ -69,12 +54,26 @@ def given_comparison(
             f"the example is a batch of {batch}; give one sample, such as example[:1], and the "
             "sizes to measure as batch_sizes"
         )
-    pair = pair_of(networks[0], networks[1], found)
-    return ComparisonRequest(pair, _meters(runtimes, calibration), batch_sizes=sizes, memory=memory)
+    return pair_of(networks[0], networks[1], found)
 
 
-def _names_or_is_runtime(given: object) -> bool:
-    return isinstance(given, str) or RUNTIME(given)
+def given_meters(
+    runtimes: Sequence[str | Runtime], calibration: Sequence[Inputs]
+) -> dict[str, MeterOrNone]:
+    """The meters of runtimes, by their names or as objects. Raises AutopruneError for others."""
+    found: dict[str, MeterOrNone] = {}
+    for runtime in runtimes:
+        if isinstance(runtime, str):
+            meters = named_meters([runtime])
+        else:
+            meters = {runtime.name: PairedMeter(runtime, QuietNode())}
+        twice = sorted(meters.keys() & found.keys())
+        if twice:
+            raise AutopruneError(
+                f"two of the runtimes are called {twice[0]!r}; measure them one after the other"
+            )
+        found |= {name: _calibrated(meter, calibration) for name, meter in meters.items()}
+    return found
 
 
 def _network(given: Given) -> Network:
@@ -93,30 +92,12 @@ def _no_code() -> nn.Module:
     raise AutopruneError("a checkpoint holds no network; load it into yours, and give that one")
 
 
-def _meters(runtimes: Sequence[str | Runtime], calibration: Sequence[Inputs]) -> dict[str, Meter]:
-    found: dict[str, Meter] = {}
-    for runtime in runtimes:
-        if isinstance(runtime, str):
-            meters = named_meters([runtime])
-        else:
-            meters = {runtime.name: PairedMeter(runtime, QuietNode())}
-        twice = sorted(meters.keys() & found.keys())
-        if twice:
-            raise AutopruneError(
-                f"two of the runtimes are called {twice[0]!r}; measure them one after the other"
-            )
-        found |= {name: _calibrated(meter, calibration) for name, meter in meters.items()}
-    return found
-
-
-def _calibrated(meter: Meter, calibration: Sequence[Inputs]) -> Meter:
-    if isinstance(meter, AutopruneError):
-        return meter
-    runtime = meter.runtime
-    if not isinstance(runtime, Calibrates) or not runtime.calibration_samples:
+def _calibrated(meter: MeterOrNone, calibration: Sequence[Inputs]) -> MeterOrNone:
+    runtime = None if isinstance(meter, NoMeter) else uncalibrated(meter.runtime)
+    if isinstance(meter, NoMeter) or runtime is None:
         return meter
     if not calibration:
-        return AutopruneError(
+        return NoMeter(
             f"runtime {runtime.name!r} is calibrated on inputs of the network; give some as "
             "calibration=[...]"
         )

@@ -8,8 +8,9 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
+from autoprune.measurement.runtimes.protocol import uncalibrated
 from autoprune.orchestration.baseline import BaselineCache, load_checkpoint
-from autoprune.orchestration.comparison.compare import ComparisonRequest, Meter
+from autoprune.orchestration.comparison.compare import ComparisonRequest, MeterOrNone, NoMeter
 from autoprune.orchestration.comparison.networks import (
     Network,
     Origin,
@@ -20,7 +21,8 @@ from autoprune.orchestration.comparison.networks import (
 from autoprune.orchestration.comparison.pair import pair_of
 from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.settings.build import baseline_of, gate_of, meter_of, model_of, store_of, task_of
-from autoprune.settings.compose import choose, compose_config, given_keys, options_of, plain
+from autoprune.settings.choices import choose
+from autoprune.settings.compose import compose_config, given_keys, options_of, plain, quoted
 from autoprune.settings.rules import Faults
 from autoprune.tasks.protocol import Inputs, Task
 
@@ -107,7 +109,7 @@ def build_comparison(asked: MeasureCommand, *, code_paths: Sequence[str] = ()) -
     return ComparisonRequest(
         pair,
         {
-            name: _or_error(partial(_calibrated, meter, asked, baseline))
+            name: _or_reason(partial(_calibrated, meter, asked, baseline))
             for name, meter in meters.items()
         },
         batch_sizes=sizes,
@@ -118,11 +120,11 @@ def build_comparison(asked: MeasureCommand, *, code_paths: Sequence[str] = ()) -
 
 def named_meters(
     names: Sequence[str], words: Sequence[str] = (), config_dir: str | None = None
-) -> dict[str, Meter]:
+) -> dict[str, MeterOrNone]:
     """The meters of the options `names` of the group `meter`, with the overrides `words`.
 
-    Instead of one that cannot be had here there is the error that says why. Raises FaultsError for
-    names that there are not.
+    Instead of one that cannot be had here there is the reason. Raises FaultsError for names that
+    there are not.
     """
     known = options_of("meter", config_dir)
     faults = Faults()
@@ -136,22 +138,22 @@ def named_meters(
     faults.check()
     configs = {name: faults.of(partial(_config_on, name, words, config_dir)) for name in names}
     faults.check()
-    return {name: _or_error(partial(_meter, config)) for name, config in configs.items()}
+    return {name: _or_reason(partial(_meter, config)) for name, config in configs.items()}
 
 
 def _config_on(name: str, words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     return plain(compose_config("measure", [*words, f"meter={name}"], config_dir=config_dir))
 
 
-def _or_error(make: Callable[[], Meter]) -> Meter:
+def _or_reason(make: Callable[[], MeterOrNone]) -> MeterOrNone:
     """A meter, or why it cannot be had: that costs its own rows only."""
     try:
         return make()
     except AutopruneError as error:
-        return error
+        return NoMeter(str(error))
 
 
-def _meters(asked: MeasureCommand) -> Mapping[str, Meter]:
+def _meters(asked: MeasureCommand) -> Mapping[str, MeterOrNone]:
     """The meters by the names in `runtimes`; without any the config's, or the sweep's, own."""
     names, given = asked.config["runtimes"], asked.given
     if names and "meter" in given:
@@ -168,7 +170,7 @@ def _meters(asked: MeasureCommand) -> Mapping[str, Meter]:
         # the gate is the node's, whatever runs on it
         folder = asked.own["meter"]["gate_folder"]
         if folder is not None and "meter.gate_folder" not in given:
-            words.append(f"meter.gate_folder='{folder}'")
+            words.append(f"meter.gate_folder={quoted(folder)}")
         return named_meters(names, words, asked.config_dir)
     meter = _meter({**asked.own, "seed": asked.config["seed"]})
     return {meter.runtime.name: meter}
@@ -226,8 +228,8 @@ def _example(asked: MeasureCommand, baseline: Network, candidate: Network) -> In
     return own[0] if own else asked.task.example()
 
 
-def _calibrated(meter: Meter, asked: MeasureCommand, network: Network) -> Meter:
-    if isinstance(meter, AutopruneError) or not getattr(meter.runtime, "calibration_samples", 0):
+def _calibrated(meter: MeterOrNone, asked: MeasureCommand, network: Network) -> MeterOrNone:
+    if isinstance(meter, NoMeter) or uncalibrated(meter.runtime) is None:
         return meter
     try:
         return calibrated(meter, network.model, asked.task)

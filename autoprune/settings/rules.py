@@ -7,12 +7,17 @@ from typing import Any, TypeVar
 import torch
 
 from autoprune.domain.errors import AutopruneError, FaultsError
-from autoprune.settings.compose import choose
+from autoprune.settings.choices import choose
 
 T = TypeVar("T")
 Rule = tuple[Callable[[Any], bool], str]
 
 POSITIVE: Rule = (lambda value: value > 0, "more than 0")
+TASK_NAMES = ("metrics", "batches", "loss", "evaluate", "example")
+"""What an object needs to be a Task (autoprune.tasks.protocol)."""
+RUNTIME_NAMES = ("prepare", "name", "library", "device", "threads", "tolerance")
+"""What an object needs to be a Runtime (autoprune.measurement.runtimes)."""
+
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
 ONE_OR_MORE: Rule = (lambda value: value >= 1, "1 or more")
 

@@ -10,14 +10,14 @@ from autoprune.measurement.runtimes import OnnxRuntime
 from autoprune.orchestration.studies.records import KINDS, Kind
 from autoprune.orchestration.studies.sparsity import SparsityRequest
 from autoprune.settings.build import build_request
-from autoprune.settings.compose import choose
+from autoprune.settings.choices import choose
 from autoprune.settings.rules import Faults
 
 
 def build_sparsity(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) -> SparsityRequest:
     """What a plain config of `autoprune study sparsity` asks for.
 
-    Raises FaultsError with every fault of every section.
+    Raises FaultsError with every fault of every section, AutopruneError for a meter elsewhere.
     """
     faults = Faults()
     kept = faults.of(lambda: _kept(config["kept"]))

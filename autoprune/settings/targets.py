@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from autoprune.domain.errors import AutopruneError, FaultsError, first_line
-from autoprune.settings.compose import choose
+from autoprune.settings.choices import choose
 
 
 def build_target(section: str, config: Mapping[str, Any], *, partial: bool = False) -> Any:

@@ -69,6 +69,14 @@ def test_every_trial_of_a_sweep_is_measured_on_the_bench(nodes, bench_node, tmp_
 
 
 @pytest.mark.usefixtures("bench_node")
+def test_one_baseline_is_measured_again_and_again(nodes):
+    """Each measurement of a driver joins the cluster anew, where the former's objects are gone."""
+    meter, baseline = bench_meter(nodes), network(64)
+    for _ in range(2):
+        assert meter.measure(network(8), baseline, EXAMPLE).samples > 0
+
+
+@pytest.mark.usefixtures("bench_node")
 def test_several_batch_sizes_travel_as_programs_of_their_own(nodes):
     found = bench_meter(nodes, batch_sizes=(1, 4)).measure(network(8), network(512), EXAMPLE)
     assert found.batch_size == 1

@@ -15,7 +15,6 @@ from rich.table import Table
 from torch import nn
 
 import autoprune
-from autoprune.api import DEFAULTS, Options
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint, Goal
 from autoprune.domain.protocols import Searcher
@@ -31,6 +30,7 @@ from autoprune.orchestration.reports.live import (
 from autoprune.orchestration.request import SweepRequest
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain
+from autoprune.settings.options import DEFAULTS, Options
 from tests.pruning_tasks import Blobs, small_net
 from tests.sweeps import make_sweep
 

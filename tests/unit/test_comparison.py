@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -152,6 +153,37 @@ def test_memory_that_cannot_be_measured_costs_the_memory_only() -> None:
     assert note.startswith("memory on eager at batch size 1: its process ended early (ModuleNotFo")
 
 
+class Unpicklable:
+    """Can be copied, and cannot be sent."""
+
+    def __deepcopy__(self, memo: Any) -> "Unpicklable":
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a handle stays in its process")
+
+
+def test_memory_of_a_network_that_cannot_be_sent() -> None:
+    strange = net()
+    strange.handle = Unpicklable()
+    (row,) = (found := compare(request(strange, strange, {"eager": meter()}, memory=True))).timed
+    assert row.peak_mb is None
+    assert "cannot be sent to a process (a handle stays in its process); choose" in found.notes[0]
+
+
+def test_memory_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        returncode, stderr = 0, ""
+
+    def answer(command: list[str], **_: Any) -> Silent:
+        Path(command[4]).write_text("null")
+        return Silent()
+
+    monkeypatch.setattr("autoprune.orchestration.comparison.memory.subprocess.run", answer)
+    with pytest.raises(AutopruneError, match=r"does not tell what memory .* choose memory=false"):
+        peak_mb(TorchRuntime(), net(), X)
+
+
 def timed(**changes: Any) -> Timed:
     facts = {"baseline_p95_ms": 2.5, "candidate_p95_ms": 1.25, "others": 0.1, "steal": 0.02}
     speed = Speedup(2.0, 1.9, 2.1, 2.0, 1.0, 30, "eager", "cpu X, torch 2", 0.05, **facts)
@@ -288,6 +320,8 @@ def test_a_network_that_is_random_is_told_so() -> None:
         (net(8), {"example": X, "runtimes": [3]}, r"runtimes is \[3\]; give a list of names"),
         (net(8), {"example": X, "batch_sizes": 32}, r"batch_sizes is 32; give a list of whole"),
         (net(8), {"example": X, "batch_sizes": [True]}, r"batch_sizes is \[True\]; give a list"),
+        (net(8), {"example": X.repeat(2, 1)}, r"the example is a batch of 2; give one sample"),
+        (net(8), {"example": X, "runtimes": ["eager"] * 2}, r"two of the runtimes are called 'ea"),
         (WithHistory(), {"example": X}, r"WithHistory cannot be copied"),
         (net(8), {"example": X, "batch_sizes": [1, 1]}, r"batch_sizes is \[1, 1\]; name each"),
     ],

@@ -16,7 +16,8 @@ from autoprune.orchestration.folders import check_writable
 from autoprune.orchestration.forecast import forecast
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.build import build_request
-from autoprune.settings.compose import choose, completed, compose_config, plain
+from autoprune.settings.choices import choose
+from autoprune.settings.compose import completed, compose_config, plain, quoted
 from autoprune.settings.rules import check_device
 from autoprune.settings.targets import source_digests
 from tests import tiny
@@ -63,6 +64,9 @@ def test_a_value_may_have_any_letters(tmp_path: Path) -> None:
     config = compose_config("sweep", [f"output={tmp_path}/été", "name='señal'"])
     assert config.output == f"{tmp_path}/été"
     assert config.name == "señal"
+    assert compose_config("sweep", ["output=" + quoted("it's (mine), [here]")]).output == (
+        "it's (mine), [here]"
+    )
 
 
 def test_a_scripts_own_hydra_is_left_as_it_was(tmp_path: Path) -> None:

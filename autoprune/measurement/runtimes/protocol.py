@@ -99,7 +99,7 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
-class Calibrates(Protocol):
+class Calibrates(Runtime, Protocol):
     """A runtime that wants to see what the network is given: for the ranges of its numbers."""
 
     @property
@@ -110,6 +110,11 @@ class Calibrates(Protocol):
     def calibrated(self, inputs: Sequence[Inputs]) -> Runtime:
         """The same runtime with inputs of the network, in batches of any size."""
         ...
+
+
+def uncalibrated(runtime: Runtime) -> Calibrates | None:
+    """The runtime where it still wants samples; None for all others."""
+    return runtime if isinstance(runtime, Calibrates) and runtime.calibration_samples else None
 
 
 def frozen_copy(model: nn.Module, device: str = "cpu") -> nn.Module:

@@ -4,30 +4,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
-import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.trial import Speedup
-from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.meter import MeterSettings, PairedMeter
-from autoprune.measurement.prepared import fitting, prepared, repeated
+from autoprune.measurement.prepared import Ready, fitting, ready, repeated
 from autoprune.measurement.programs import runnable
-from autoprune.measurement.runtimes import Inference
-from autoprune.measurement.runtimes.protocol import exported, torch_threads
+from autoprune.measurement.runtimes.protocol import exported
 from autoprune.orchestration.comparison.memory import peak_mb
 from autoprune.orchestration.comparison.pair import NetworkPair
 from autoprune.orchestration.comparison.records import Both, Comparison, Row, Timed, Untimed
-from autoprune.tasks.protocol import Inputs, forward
+from autoprune.tasks.protocol import Inputs
 
-Meter = PairedMeter | AutopruneError
-"""What measures a row, or why it cannot be had."""
+
+@dataclass(frozen=True, slots=True)
+class NoMeter:
+    """A runtime that cannot be had, and why."""
+
+    reason: str
+
+
+MeterOrNone = PairedMeter | NoMeter
+"""What measures the rows of a runtime, or why nothing can."""
 
 Report = Callable[[Comparison], None]
 """Hears of the comparison so far, before the first row and after each one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ComparisonRequest:
     """A pair, and the meters to measure it with, by the names that the user chose.
 
@@ -36,7 +41,7 @@ class ComparisonRequest:
     """
 
     pair: NetworkPair
-    meters: Mapping[str, Meter]
+    meters: Mapping[str, MeterOrNone]
     batch_sizes: tuple[int, ...] = ()
     memory: bool = False
     code_paths: Sequence[str] = ()
@@ -60,20 +65,22 @@ def compare(request: ComparisonRequest, *, report: Report = lambda _: None) -> C
     return found
 
 
-def _sizes(request: ComparisonRequest, meter: Meter) -> tuple[int, ...]:
+def _sizes(request: ComparisonRequest, meter: MeterOrNone) -> tuple[int, ...]:
     if request.batch_sizes:
         return request.batch_sizes
     low, high = request.pair.batches
     if low == high:
         return (int(low),)
-    settings = MeterSettings() if isinstance(meter, AutopruneError) else meter.settings
+    settings = MeterSettings() if isinstance(meter, NoMeter) else meter.settings
     return settings.batch_sizes
 
 
-def _row(request: ComparisonRequest, name: str, meter: Meter, size: int) -> tuple[Row, list[str]]:
+def _row(
+    request: ComparisonRequest, name: str, meter: MeterOrNone, size: int
+) -> tuple[Row, list[str]]:
     """A row, and what a reader must know of it."""
-    if isinstance(meter, AutopruneError):
-        return Untimed(name, size, str(meter)), []
+    if isinstance(meter, NoMeter):
+        return Untimed(name, size, meter.reason), []
     try:
         speedup, off_eager = _timed(request.pair, meter, size)
     except Exception as error:  # whatever a network, a runtime or its exporter raises
@@ -91,8 +98,10 @@ def _timed(pair: NetworkPair, meter: PairedMeter, size: int) -> tuple[Speedup, B
     _check_size(pair, size)
     with fitting(size):
         inputs = repeated(pair.example, size)
+        with meter.gate.step():
+            networks = _alike(pair, inputs)
         baseline, candidate = (
-            _prepared(meter, role, model, inputs) for role, model in _alike(pair, size).items()
+            _ready(meter, role, model, inputs) for role, model in networks.items()
         )
         speedup = meter.time(baseline.infer, candidate.infer, batch_size=size)
     return speedup, Both(baseline.off_eager, candidate.off_eager)
@@ -101,44 +110,33 @@ def _timed(pair: NetworkPair, meter: PairedMeter, size: int) -> tuple[Speedup, B
 def _peak_mb(request: ComparisonRequest, meter: PairedMeter, size: int) -> Both:
     inputs = repeated(request.pair.example, size)
     with meter.gate.step():
-        baseline, candidate = (
-            peak_mb(meter.runtime, model, inputs, code_paths=request.code_paths)
-            for model in _alike(request.pair, size).values()
-        )
-    if baseline is None or candidate is None:
-        raise AutopruneError("this system does not tell")
-    return Both(baseline, candidate)
+        networks = _alike(request.pair, inputs)
+    found = []
+    for model in networks.values():
+        with meter.gate.step():
+            found.append(peak_mb(meter.runtime, model, inputs, code_paths=request.code_paths))
+    return Both(*found)
 
 
-def _alike(pair: NetworkPair, size: int) -> dict[str, nn.Module]:
+def _alike(pair: NetworkPair, inputs: Inputs) -> dict[str, nn.Module]:
     """Both networks as code, or both as exported programs, which call operators another way.
 
     By their roles, the baseline first.
     """
     if pair.baseline.program == pair.candidate.program:
         return {role: network.model for role, network in pair.networks.items()}
-    inputs = repeated(pair.example, size)
     return {
         role: network.model if network.program else runnable(exported(network.model, inputs))
         for role, network in pair.networks.items()
     }
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A network that a runtime prepared, and how far its outputs are from eager PyTorch's."""
-
-    infer: Inference
-    off_eager: float
-
-
-def _prepared(meter: PairedMeter, role: str, model: nn.Module, inputs: Inputs) -> _Ready:
-    with meter.gate.step(), torch_threads(meter.runtime.threads), torch.no_grad():
-        try:
-            infer = prepared(meter.runtime, model, inputs)
-        except AutopruneError as error:
-            raise AutopruneError(f"{role}: {error}") from error
-        return _Ready(infer, relative_difference(infer(), forward(model, inputs)))
+def _ready(meter: PairedMeter, role: str, model: nn.Module, inputs: Inputs) -> Ready:
+    try:
+        with meter.gate.step():
+            return ready(meter.runtime, model, inputs)
+    except AutopruneError as error:
+        raise AutopruneError(f"{role}: {error}") from error
 
 
 def _check_size(pair: NetworkPair, size: int) -> None:

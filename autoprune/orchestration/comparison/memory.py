@@ -14,7 +14,7 @@ import cloudpickle
 import torch
 from torch import nn
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.measurement.cost import MEGABYTE
 from autoprune.measurement.runtimes import Runtime
 from autoprune.measurement.runtimes.protocol import torch_threads
@@ -28,16 +28,16 @@ CALLS = 3
 
 def peak_mb(
     runtime: Runtime, model: nn.Module, inputs: Inputs, *, code_paths: Sequence[str] = ()
-) -> float | None:
+) -> float:
     """The most memory that serving `model` on `inputs` takes beyond the bare runtime.
 
     In units of 10^6 bytes: weights as the runtime keeps them, and intermediate results. On the
-    CPU the resident memory of a process, on CUDA what torch allocates there. None where the
-    system does not tell (Linux does). Raises AutopruneError where the process fails.
+    CPU the resident memory of a process, on CUDA what torch allocates there. Raises AutopruneError
+    where the process fails, the network cannot be sent to it, or the system does not tell.
     """
     with tempfile.TemporaryDirectory() as folder:
         order, answer = Path(folder) / "order.pkl", Path(folder) / "answer.json"
-        order.write_bytes(cloudpickle.dumps((runtime, model, inputs)))
+        order.write_bytes(_packed(runtime, model, inputs))
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(order), str(answer), *code_paths],
             capture_output=True,
@@ -48,7 +48,22 @@ def peak_mb(
             last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
             raise AutopruneError(f"its process ended early ({last[0][:300]}); choose memory=false")
         found: float | None = json.loads(answer.read_text())
-        return found
+    if found is None:
+        raise AutopruneError(
+            "this system does not tell what memory a process takes (Linux does); choose "
+            "memory=false"
+        )
+    return found
+
+
+def _packed(*things: object) -> bytes:
+    try:
+        packed: bytes = cloudpickle.dumps(things)
+    except Exception as error:  # whatever a network's attributes run into
+        raise AutopruneError(
+            f"the network cannot be sent to a process ({first_line(error)}); choose memory=false"
+        ) from error
+    return packed
 
 
 def grown_mb(runtime: Runtime, model: nn.Module, inputs: Inputs) -> float | None:

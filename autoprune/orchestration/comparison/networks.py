@@ -28,7 +28,7 @@ from autoprune.tasks.protocol import Inputs, map_inputs
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 MLFLOW_PICKLE = Path("data") / "model.pth"
 
-KINDS = (
+NAMEABLE = (
     "a checkpoint (.safetensors, .pt), an exported program (.pt2), a folder that autoprune wrote, "
     "or an MLflow model (models:/name@alias)"
 )
@@ -46,7 +46,7 @@ class Takes:
         return f"{str(self.dtype).removeprefix('torch.')} ({sizes})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Network:
     """A network to measure, on the CPU in evaluation mode, and what the user named it.
 
@@ -72,7 +72,7 @@ class Network:
         return f"batches of {low} to {high:g}" if math.isfinite(high) else f"batches from {low} up"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Origin:
     """What a file does not say: the unpruned network's code, and the MLflow store.
 
@@ -107,7 +107,7 @@ def _load(path: Path, reference: str, origin: Origin) -> Network:
         return of_program(load_program(path), reference)
     if path.suffix in CHECKPOINTS:
         return _checkpoint(path, reference, origin)
-    raise AutopruneError(f"{reference} is no network that autoprune reads; name {KINDS}")
+    raise AutopruneError(f"{reference} is no network that autoprune reads; name {NAMEABLE}")
 
 
 def of_program(program: torch.export.ExportedProgram, source: str) -> Network:
@@ -243,7 +243,7 @@ def _offer(path: Path) -> str:
     """What to name instead of a path, with the networks of the sweep that it lies in."""
     sweep = sweep_of(path)
     if sweep is None:
-        return KINDS
+        return NAMEABLE
     kept = sorted(found.parent.name for found in sweep.glob(f"trials/*/{MODEL_FOLDER}"))
     listed = ", ".join(f"trials/{name}" for name in kept[:8]) or "none (the front is empty)"
     return f"one of the networks that {sweep.name} kept: {listed}; or its {BASELINE_FILE}"

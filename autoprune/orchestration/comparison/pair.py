@@ -16,7 +16,7 @@ from autoprune.orchestration.comparison.records import Facts
 from autoprune.tasks.protocol import Inputs, forward, tensors_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NetworkPair:
     """Two networks that fit together, and an input of batch size 1 that both take.
 
@@ -99,11 +99,14 @@ def _check_alike(baseline: Network, candidate: Network) -> None:
     if baseline.takes is None or candidate.takes is None:
         return
     one, other = (" and ".join(map(str, n.takes or ())) for n in (candidate, baseline))
-    free = all(_agree(*pair) for pair in zip(baseline.takes, candidate.takes, strict=False))
-    if len(baseline.takes) != len(candidate.takes) or not free:
+    if not _all_agree(baseline.takes, candidate.takes):
         raise AutopruneError(
             f"the candidate takes {one} and the baseline {other}; compare networks of one task"
         )
+
+
+def _all_agree(ones: Sequence[Takes], others: Sequence[Takes]) -> bool:
+    return len(ones) == len(others) and all(map(_agree, ones, others))
 
 
 def _agree(one: Takes, other: Takes) -> bool:
@@ -118,7 +121,8 @@ def _agree(one: Takes, other: Takes) -> bool:
 
 def _outputs(role: str, network: Network, inputs: Inputs) -> list[Any]:
     given = tensors_of(inputs)
-    if network.takes is not None and not _fit(network, given):
+    own = [Takes(tuple(tensor.shape), tensor.dtype) for tensor in given]
+    if network.takes is not None and not _all_agree(network.takes, own):
         raise AutopruneError(
             f"the {role} {network.source} takes {' and '.join(map(str, network.takes))}, and the "
             f"example input has shape {_shapes(given)}; set experiment=..., or data and task, to "
@@ -136,14 +140,6 @@ def _outputs(role: str, network: Network, inputs: Inputs) -> list[Any]:
     if not outputs:
         raise AutopruneError(f"the {role} {network.source} returns no tensor; name one that does")
     return outputs
-
-
-def _fit(network: Network, given: Sequence[torch.Tensor]) -> bool:
-    assert network.takes is not None
-    return len(given) == len(network.takes) and all(
-        _agree(takes, Takes(tuple(tensor.shape), tensor.dtype))
-        for tensor, takes in zip(given, network.takes, strict=True)
-    )
 
 
 def _shapes(tensors: Sequence[Any]) -> str:

@@ -17,7 +17,7 @@ from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.objective import Direction
 from autoprune.domain.trial import Cause, Speedup, TrialError
 from autoprune.measurement.meter import PairedMeter, SpeedMeter
-from autoprune.measurement.prepared import repeated
+from autoprune.measurement.prepared import repeated, shapes
 from autoprune.measurement.programs import pack, unpack
 from autoprune.orchestration.executors.cluster import cluster
 from autoprune.tasks.protocol import Inputs
@@ -56,7 +56,7 @@ class BenchMeter:
                 batch = repeated(example, size)
                 with self.meter.gate.step():
                     program = pack(model, batch)
-                self._ask("check", program, batch)
+                self._ask(_check_on_bench, program, batch)
 
     def measure(self, candidate: nn.Module, baseline: nn.Module, example: Inputs) -> Speedup:
         """The speedup that a bench measures.
@@ -76,11 +76,11 @@ class BenchMeter:
     ) -> Speedup:
         # exporting a network is work like a training step: somebody may be measuring on this node
         with self.meter.gate.step():
-            programs = (pack(candidate, example), _packed_once(baseline, example, size))
-        found: Speedup = self._ask("measure", *programs, example, size)
+            programs = (pack(candidate, example), _packed_once(baseline, example))
+        found: Speedup = self._ask(_measure_on_bench, *programs, example, size)
         return found
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
+    def _ask(self, task: Any, *arguments: Any) -> Any:
         if not offered():
             raise AutopruneError(
                 f"meter.where=bench measures on nodes that offer the resource {RESOURCE!r}, and "
@@ -89,7 +89,7 @@ class BenchMeter:
                 "meter.where=trial"
             )
         meter = cloudpickle.dumps(self.meter)
-        return _answer(_on_bench.remote(what, meter, tuple(self.code_paths), *arguments))
+        return _answer(task.remote(meter, tuple(self.code_paths), *arguments))
 
 
 def check_where(where: str, address: str | None) -> None:
@@ -151,31 +151,52 @@ def _answer(task: Any) -> Any:
 
 # 0 CPUs, for trials hold those of a node while they wait for it; and a place of its own, for Tune
 # keeps the tasks of a trial inside what that was given
-@ray.remote(num_cpus=0, resources={RESOURCE: 1}, max_retries=2, scheduling_strategy="DEFAULT")
-def _on_bench(what: str, meter: bytes, code_paths: Sequence[str], *arguments: Any) -> Any:
-    """Check a program, or measure two beside each other, on the node that this runs on."""
-    sys.path[:0] = [path for path in code_paths if path not in sys.path]
-    paired: PairedMeter = cloudpickle.loads(meter)
-    if what == "check":
-        program, example = arguments
-        replace(paired, settings=replace(paired.settings, batch_sizes=(1,))).check(
-            unpack(program), example
-        )
-        return None
-    candidate, baseline, example, size = arguments
+_bench_task = ray.remote(
+    num_cpus=0, resources={RESOURCE: 1}, max_retries=2, scheduling_strategy="DEFAULT"
+)
+
+
+@_bench_task
+def _check_on_bench(
+    meter: bytes, code_paths: Sequence[str], program: bytes, example: Inputs
+) -> None:
+    """Prepare a program on the node that this runs on, for a batch as it is."""
+    _loaded(meter, code_paths).check_batch(unpack(program), example)
+
+
+@_bench_task
+def _measure_on_bench(  # what crosses to another machine
+    meter: bytes,
+    code_paths: Sequence[str],
+    candidate: bytes,
+    baseline: bytes,
+    example: Inputs,
+    size: int,
+) -> Speedup:
+    """Measure two programs beside each other, on the node that this runs on."""
+    paired = _loaded(meter, code_paths)
     return paired.measure_batch(unpack(candidate), _unpacked_once(baseline), example, size)
 
 
-_PACKED: "WeakKeyDictionary[nn.Module, dict[int, Any]]" = WeakKeyDictionary()
+def _loaded(meter: bytes, code_paths: Sequence[str]) -> PairedMeter:
+    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    paired: PairedMeter = cloudpickle.loads(meter)
+    return paired
+
+
+_PACKED: "WeakKeyDictionary[nn.Module, dict[Any, Any]]" = WeakKeyDictionary()
 _UNPACKED: dict[str, nn.Module] = {}
 
 
-def _packed_once(baseline: nn.Module, example: Inputs, size: int) -> Any:
-    """The baseline's program in Ray's object store, put there once by this process."""
+def _packed_once(baseline: nn.Module, example: Inputs) -> Any:
+    """The baseline's program in Ray's object store, put there once by this process in a job."""
+    # a cluster that is left and joined again is another job, which knows nothing of the former's
+    job = ray.get_runtime_context().get_job_id()
+    key = (job, shapes(baseline.state_dict()), shapes(example))
     kept = _PACKED.setdefault(baseline, {})
-    if size not in kept:
-        kept[size] = ray.put(pack(baseline, example))
-    return kept[size]
+    if key not in kept:
+        kept[key] = ray.put(pack(baseline, example))
+    return kept[key]
 
 
 def _unpacked_once(data: bytes) -> nn.Module:

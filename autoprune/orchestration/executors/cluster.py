@@ -1,7 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine, as autoprune needs it."""
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -13,6 +12,7 @@ import ray
 import torch
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.measurement.device import usable_cores
 from autoprune.orchestration.environment import environment
 
 ENVIRONMENT = {
@@ -74,8 +74,7 @@ def check_address(address: str | None) -> None:
 
 def this_machine() -> dict[str, float]:
     """The cores that this process may use, and the GPUs, as Ray names them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"CPU": float(cores or 1), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(usable_cores()), "GPU": float(torch.cuda.device_count())}
 
 
 def _unreachable(address: str, error: Exception) -> AutopruneError:

@@ -1,0 +1,109 @@
+"""The options of `autoprune.search`: their types, their defaults, and the rules they keep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from torch import nn
+
+from autoprune.domain.objective import Constraint
+from autoprune.measurement.runtimes import Runtime
+from autoprune.pruning.recover import FitPlan
+from autoprune.searchers.first import FIRST
+from autoprune.settings.arguments import (
+    PLACE,
+    RUNTIME,
+    SIZES,
+    TEXT,
+    TRUTH,
+    a,
+    all_of,
+    number,
+    offers,
+    or_none,
+    whole,
+)
+from autoprune.settings.rules import TASK_NAMES, Rule
+
+
+class Options(TypedDict, total=False):
+    """What `search` takes beyond the model, the task, the searcher and the budget."""
+
+    recovery: FitPlan
+    criterion: str
+    min_kept: float
+    step: int | None
+    exclude: Sequence[str]
+    objectives: Sequence[str]
+    constraints: Sequence[Constraint]
+    uniform_first: Sequence[float]
+    runtime: Runtime | None
+    batch_sizes: Sequence[int]
+    measure_s: float
+    where: str
+    device: str
+    slots: int | None
+    inline: bool
+    address: str | None
+    tracking: str | None
+    output: str | Path
+    name: str
+    resume: str | None
+    seed: int
+
+
+DEFAULTS: Options = {
+    "recovery": FitPlan(epochs=8),
+    "criterion": "l1",
+    "min_kept": 0.1,
+    "step": None,
+    "exclude": (),
+    "objectives": ("main", "speedup"),
+    "constraints": (),
+    "uniform_first": FIRST,
+    "runtime": None,
+    "batch_sizes": (1,),
+    "measure_s": 1.5,
+    "where": "trial",
+    "device": "cpu",
+    "slots": None,
+    "inline": False,
+    "address": None,
+    "tracking": "default",
+    "output": "outputs",
+    "name": "search",
+    "resume": None,
+    "seed": 0,
+}
+
+RULES: dict[str, Rule] = {
+    "model": (a(nn.Module), "a network, an instance of nn.Module"),
+    "task": (
+        offers(TASK_NAMES),
+        "a task (autoprune.tasks)",
+    ),
+    "trials": (or_none(whole), "a whole number, or None"),
+    "minutes": (or_none(number), "a number, or None"),
+    "recovery": (a(FitPlan), "an autoprune.FitPlan"),
+    "criterion": TEXT,
+    "min_kept": (number, "a share between 0 and 1"),
+    "step": (or_none(whole), "a whole number, or None"),
+    "exclude": (all_of(a(str)), "a list of patterns"),
+    "objectives": (all_of(a(str)), "a list of metrics"),
+    "constraints": (all_of(a(Constraint)), "a list of Constraint"),
+    "uniform_first": (all_of(number), "a list of kept ratios"),
+    "runtime": (or_none(RUNTIME), "a runtime (autoprune.measurement.runtimes), or None"),
+    "batch_sizes": SIZES,
+    "measure_s": (number, "a number of seconds"),
+    "where": TEXT,
+    "device": TEXT,
+    "slots": (or_none(whole), "a whole number, or None"),
+    "inline": TRUTH,
+    "address": (or_none(a(str)), "a text, or None"),
+    "tracking": (or_none(a(str)), "an MLflow URI, or None"),
+    "output": PLACE,
+    "name": TEXT,
+    "resume": (or_none(a(str)), "the id of a sweep, or None"),
+    "seed": (lambda value: whole(value) and value >= 0, "a whole number, 0 or more"),
+}
+"""Of `model`, `task`, `trials` and `minutes`, too."""
