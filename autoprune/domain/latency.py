@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,10 +131,10 @@ def _error(predicted_T: Array, measured: Sequence[Timing]) -> PredictionError:  
     assert len(measured) >= 2, "a rank correlation needs two"
     share_T = np.array([timing.share for timing in measured])  # noqa: N806
     same = min(np.ptp(predicted_T), np.ptp(share_T)) == 0.0
-    correlation: Any = None if same else spearmanr(predicted_T, share_T)
+    spearman = None if same else float(spearmanr(predicted_T, share_T).statistic)
     return PredictionError(
         median=float(np.median(np.abs(predicted_T / share_T - 1.0))),
-        spearman=None if same else float(correlation.statistic),
+        spearman=spearman,
         count=len(measured),
     )
 

@@ -38,7 +38,7 @@ class ProfilePoint:
         return cls(dict(data["widths"]), Speedup.from_json(data["speedup"]), dict(data["metrics"]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Profile:
     """The points of every group alone, and those of random specs, by which the model is judged.
 
@@ -104,23 +104,23 @@ def profile_widths(axis: Axis) -> list[int]:
     Near `SHARES` the best aligned width in reach, near `ODD_SHARES` one that is not aligned.
     """
     size = axis.group.size
-    wanted = [_nearest(axis.widths, share * size, aligned=True) for share in SHARES]
-    wanted += [_nearest(axis.widths, share * size, aligned=False) for share in ODD_SHARES]
-    return sorted({width for width in wanted if width is not None and width < size}, reverse=True)
+    wanted = {_nearest_aligned(axis.widths, share * size) for share in SHARES}
+    odd = [width for width in axis.widths if width % ALIGNMENT]
+    if odd:
+        wanted |= {_nearest(odd, share * size) for share in ODD_SHARES}
+    return sorted((width for width in wanted if width < size), reverse=True)
 
 
-def _nearest(widths: Sequence[int], wanted: float, *, aligned: bool) -> int | None:
-    """The legal width nearest to the wanted one that is, or is not, a multiple of a block.
-
-    Where none is aligned, what is as near to it as powers of two allow; None where all are.
-    """
-    if not aligned:
-        odd = [width for width in widths if width % ALIGNMENT]
-        return min(odd, key=lambda width: abs(width - wanted), default=None)
+def _nearest_aligned(widths: Sequence[int], wanted: float) -> int:
+    """The nearest multiple of `ALIGNMENT`, or of the largest power of two that is in reach."""
     block = ALIGNMENT
     while block > 1:
         near = [w for w in widths if w % block == 0 and abs(w - wanted) <= max(block / 2, 1.0)]
         if near:
-            return min(near, key=lambda width: abs(width - wanted))
+            return _nearest(near, wanted)
         block //= 2
+    return _nearest(widths, wanted)
+
+
+def _nearest(widths: Sequence[int], wanted: float) -> int:
     return min(widths, key=lambda width: abs(width - wanted))

@@ -37,6 +37,11 @@ class Device:
         return f"{self.name}, {self.cores} cores, governor {self.governor}, {self.library}"
 
 
+def threads_text(threads: int) -> str:
+    """How many of a device's cores a time was measured on: ``1 thread``, ``2 threads``."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
 def cpu_model() -> str:
     """The processor's name; Linux tells it only in /proc/cpuinfo."""
     if _CPUINFO.exists():

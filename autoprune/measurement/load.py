@@ -23,10 +23,6 @@ class NodeLoad:
     steal: float
     frequency_mhz: float | None
 
-    def __str__(self) -> str:
-        clock = "" if self.frequency_mhz is None else f", {self.frequency_mhz:.0f} MHz"
-        return f"others {self.others:.2f} cores, steal {self.steal:.1%}{clock}"
-
 
 def average(loads: Sequence[NodeLoad]) -> NodeLoad:
     """The load over spans of equal length, at least one; the clock is the last one's."""

@@ -1,10 +1,6 @@
-"""Masks: which single weights of a network stay, and what multiplying by the others costs.
-
-Axis legend: o = outputs of a weight (its first axis), i = its inputs (its second axis).
-"""
+"""Masks: which single weights of a network stay, and what multiplying by the others costs."""
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,10 +115,10 @@ def zero_macs(model: nn.Module, example: Inputs) -> float:
     theoretical speedup of Blalock et al., What is the State of Neural Network Pruning?, MLSys
     2020 (arXiv:2003.03033). No kernel has to skip them for that.
     """
-    found: Counter[str] = Counter()
+    found: list[int] = []
     hooks = [
-        module.register_forward_hook(_counting(name, found), with_kwargs=True)
-        for name, module in model.named_modules()
+        module.register_forward_hook(_counting(found), with_kwargs=True)
+        for module in model.modules()
         if _weight_names(module)
     ]
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -134,20 +130,20 @@ def zero_macs(model: nn.Module, example: Inputs) -> float:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for hook in hooks:
             hook.remove()
-    return float(sum(found.values()))
+    return float(sum(found))
 
 
-def _counting(name: str, found: Counter[str]) -> Any:
+def _counting(found: list[int]) -> Any:
     def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         match module:
             case _ConvTransposeNd():
-                found[name] += _zeros(module.weight) * (args[0].numel() // module.in_channels)
+                found.append(_zeros(module.weight) * (args[0].numel() // module.in_channels))
             case _ConvNd():
-                found[name] += _zeros(module.weight) * (output.numel() // module.out_channels)
+                found.append(_zeros(module.weight) * (output.numel() // module.out_channels))
             case nn.Linear():
-                found[name] += _zeros(module.weight) * (output.numel() // module.out_features)
+                found.append(_zeros(module.weight) * (output.numel() // module.out_features))
             case nn.MultiheadAttention():
-                found[name] += _attention_zeros(module, args, kwargs)
+                found.append(_attention_zeros(module, args, kwargs))
 
     return count
 

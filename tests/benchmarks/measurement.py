@@ -5,9 +5,8 @@ ONNX Runtime) are measured again and again: naively on the idle machine (the can
 under a baseline timed once), naively while two real processes train, in pairs while they train,
 and in pairs behind the gate while they train. The truth is what pairs give on the idle machine.
 Besides: how often the interval of two equal networks contains 1, what the gate costs a trainer
-when nobody measures, how long a measurement takes, and how well the latency model predicts the
-speed of random specs: from single groups alone (its profile), and corrected by other random specs;
-never on those that it learnt from. All figures are of one run.
+when nobody measures, how long a measurement takes, and what the latency model is worth
+(`tests.benchmarks.latency`). All figures are of one run.
 """
 
 import argparse
@@ -17,18 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from autoprune.domain.latency import LatencyModel, Timing
-from autoprune.domain.profile import profile_widths
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
@@ -36,6 +32,7 @@ from autoprune.measurement.runtimes import Inference, OnnxRuntime, Runtime, Torc
 from autoprune.models import vgg
 from autoprune.pruning.graph import trace
 from autoprune.pruning.surgery import prune
+from tests.benchmarks.latency import latency_models
 
 SIDE = 16
 EXAMPLE = torch.zeros(1, 1, SIDE, SIDE)
@@ -213,37 +210,6 @@ def aa_coverage(baseline: nn.Module, gate: QuietNode, *, repeats: int, loaded: i
     return hits / repeats
 
 
-def latency_model(
-    baseline: nn.Module, runtime: Runtime, *, learnt: int, unseen: int
-) -> dict[str, float | None]:
-    """How well the latency model predicts random specs of the demo's space on a runtime."""
-    dependencies = trace(baseline, EXAMPLE, time_limit_s=60)
-    space = build_space(dependencies.groups, Bounds("*", min_kept=0.1))
-    rng = np.random.default_rng(0)
-    meter = PairedMeter(runtime, NoGate())
-
-    def timing(widths: Mapping[str, int]) -> Timing:
-        network = prune(baseline, EXAMPLE, PruningSpec.of(widths), dependencies=dependencies).model
-        found = meter.measure(network, baseline, EXAMPLE)
-        return Timing.of(widths, found)
-
-    alone = [
-        timing({axis.group.name: width}) for axis in space.axes for width in profile_widths(axis)
-    ]
-    specs = [timing(space.sample(rng).widths) for _ in range(learnt + unseen)]
-    profile = LatencyModel.fit(space.groups, alone).error(specs[learnt:])
-    corrected = LatencyModel.fit(space.groups, [*alone, *specs[:learnt]]).error(specs[learnt:])
-    return {
-        "median_error": corrected.median,
-        "spearman": corrected.spearman,
-        "profile_median_error": profile.median,
-        "profile_spearman": profile.spearman,
-        "profile_points": len(alone),
-        "learnt": learnt,
-        "unseen": unseen,
-    }
-
-
 def gate_overhead(gate: Gate) -> float:
     """What passing the gate adds to a training step when nobody measures, as a part of it."""
     torch.set_num_threads(1)
@@ -287,21 +253,6 @@ def compared(pairs: Sequence[Pair], gate: QuietNode, *, repeats: int, loaded: in
     return results
 
 
-def latency_models(baseline: nn.Module) -> dict[str, dict[str, float | None]]:
-    """What the latency model is worth by the name of the runtime, a line each."""
-    models = {}
-    for runtime in RUNTIMES:
-        m = models[runtime.name] = latency_model(baseline, runtime, learnt=16, unseen=24)
-        print(
-            f"latency model on {runtime.name}, {m['unseen']} unseen specs: median error "
-            f"{m['profile_median_error']:.1%}, rank correlation {m['profile_spearman']:.3f} "
-            f"from {m['profile_points']} points of single groups; {m['median_error']:.1%}, "
-            f"{m['spearman']:.3f} with {m['learnt']} measured specs",
-            flush=True,
-        )
-    return models
-
-
 def main() -> None:
     """Run the comparison, or one trainer of it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -326,7 +277,7 @@ def main() -> None:
         results = compared(pairs, gate, repeats=arguments.repeats, loaded=loaded)
         covered = aa_coverage(baseline, gate, repeats=arguments.equal, loaded=loaded)
         print(f"\nthe interval of two equal networks contains 1 in {covered:.0%} of measurements")
-        models = latency_models(baseline)
+        models = latency_models(baseline, EXAMPLE, RUNTIMES)
     if arguments.json is not None:
         facts = {
             "pairs": [asdict(result) for result in results],

@@ -53,7 +53,6 @@ def bench_meter(nodes, runtime=None, **settings):
     return BenchMeter(paired, nodes.address, (str(REPOSITORY),))
 
 
-@pytest.mark.usefixtures("bench_node")
 def test_every_trial_of_a_sweep_is_measured_on_the_bench(nodes, bench_node, tmp_path):
     asked = request(
         tmp_path,

@@ -15,7 +15,7 @@ from autoprune.orchestration.request import SpaceRequest
 from autoprune.orchestration.studies.records import Kernels, Kind
 from autoprune.orchestration.studies.sparsity import SparsityRequest, study_sparsity
 from autoprune.pruning.masks import masked, two_of_four_masks
-from autoprune.pruning.sparse_layers import has_two_of_four, with_csr, with_two_of_four
+from autoprune.pruning.sparse_networks import has_two_of_four, with_csr, with_two_of_four
 from tests.tiny import meter, request
 
 pytestmark = [

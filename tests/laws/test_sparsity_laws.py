@@ -22,7 +22,8 @@ from autoprune.pruning.masks import (
     weights_of,
     zero_macs,
 )
-from autoprune.pruning.sparse_layers import CsrConv2d, CsrLinear, with_csr
+from autoprune.pruning.sparse_layers import CsrConv2d, CsrLinear
+from autoprune.pruning.sparse_networks import with_csr
 from autoprune.pruning.sparse_storage import values_and_metadata
 from autoprune.pruning.surgery import prune
 from autoprune.pruning.uniform_cut import cut_to

@@ -27,7 +27,7 @@ from autoprune.orchestration.comparison.memory import peak_mb
 from autoprune.orchestration.comparison.networks import Network, of_program
 from autoprune.orchestration.comparison.pair import pair_of
 from autoprune.orchestration.comparison.records import Both, Comparison, Facts, Timed, Untimed
-from autoprune.orchestration.reports.comparison import ComparisonDrawing, comparison_view
+from autoprune.orchestration.reports.comparison import ComparisonDrawing
 from tests.tiny import one_thread
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -252,7 +252,6 @@ def test_a_comparison_as_json() -> None:
     assert facts["rows"][1]["reason"] == "no such operator"
     assert facts["devices"] == ["cpu X, torch 2, 1 thread"]
     assert replace(found, difference=math.inf).to_json()["difference"] is None
-    assert comparison_view(found)
 
 
 def test_from_python() -> None:

@@ -1,13 +1,8 @@
 import gc
 import json
-import os
 import pickle
-import subprocess
-import sys
-import time
-import weakref
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain, repeat
 
 import numpy as np
@@ -17,77 +12,12 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, Speedup, TrialError
-from autoprune.measurement.load import NodeLoad, NodeWatch
+from autoprune.measurement.load import NodeLoad
 from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate, QuietNode
-from autoprune.measurement.runtimes import OnnxRuntime, TorchRuntime
+from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.measurement.runtimes.protocol import torch_threads
-
-EXAMPLE = torch.ones(1, 2)
-IDLE = NodeLoad(others=0.0, steal=0.0, frequency_mhz=None)
-
-
-class Timed(nn.Module):
-    """A network that takes `seconds` for one inference."""
-
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-
-    def forward(self, x):
-        return 2.0 * x
-
-
-class World:
-    """A clock that moves only when a network runs, by its time and a disturbance."""
-
-    def __init__(self, disturbance=lambda _: 1.0):
-        self.now_s = 0.0
-        self.disturbance = disturbance
-        self.rng = np.random.default_rng(0)
-        self.calls = []
-
-    def clock(self):
-        return self.now_s
-
-    def run(self, seconds):
-        self.calls.append(seconds)
-        self.now_s += seconds * self.disturbance(self)
-
-
-@dataclass
-class WorldRuntime:
-    """Runs networks in a world; remembers what it prepared."""
-
-    world: World
-    name: str = "world"
-    library: str = "world 1"
-    device: str = "cpu"
-    threads: int = 1
-    tolerance: float = 1e-3
-    error: float = 0.0
-    prepared: list = field(default_factory=list)
-
-    def prepare(self, model, example):
-        seconds, world, outputs = model.seconds, self.world, (2.0 + self.error) * example
-        self.prepared.append((seconds, tuple(example.shape)))
-
-        def infer():
-            world.run(seconds)
-            return outputs
-
-        return infer
-
-
-@dataclass
-class Watch:
-    """A node that is as busy as it is said to be."""
-
-    device: str
-    load: NodeLoad = IDLE
-
-    def read(self):
-        return self.load
+from tests.worlds import EXAMPLE, Timed, Watch, World, WorldRuntime
 
 
 class WatchingGate:
@@ -331,26 +261,6 @@ def test_the_example_is_repeated_to_the_batch_size():
     assert [shape for _, shape in runtime.prepared] == [(8, 2), (8, 2)]
 
 
-def test_the_baseline_is_prepared_once_for_a_runtime_and_shapes_and_let_go_with_it():
-    runtime = WorldRuntime(World())
-    baseline = Timed(0.002)
-    for settings in (MeterSettings(), MeterSettings(seed=1), MeterSettings(batch_sizes=(2,))):
-        meter = PairedMeter(runtime, NoGate(), settings, runtime.world.clock, Watch)
-        meter.measure(Timed(0.001), baseline, EXAMPLE)
-    baseline.grown = nn.Linear(1, 1)
-    meter.measure(Timed(0.001), baseline, EXAMPLE)
-    assert [seconds for seconds, _ in runtime.prepared].count(0.001) == 4
-    assert [shape for seconds, shape in runtime.prepared if seconds == 0.002] == [
-        (1, 2),
-        (2, 2),
-        (2, 2),
-    ]
-    gone = weakref.ref(baseline)
-    del baseline
-    gc.collect()
-    assert gone() is None
-
-
 def test_several_batch_sizes_are_measured_beside_each_other():
     runtime = WorldRuntime(World())
     meter = PairedMeter(
@@ -402,64 +312,6 @@ def test_runs_on_a_restless_node_are_not_counted_and_flagged_where_there_are_no_
     assert found.settled
     assert found.runs == 6
     assert (found.others, found.frequency_mhz) == (pytest.approx(0.1), 2400.0)
-
-
-def test_a_runtime_that_computes_something_else_is_not_timed():
-    world = World()
-    meter = PairedMeter(WorldRuntime(world, error=0.1), NoGate(), clock=world.clock, watch=Watch)
-    message = r"outputs of runtime 'world' differ .* by 0.05 of the largest one; at most 0.001 is"
-    for call in (
-        lambda: meter.measure(Timed(0.001), Timed(0.002), EXAMPLE),
-        lambda: meter.check(Timed(0.001), EXAMPLE),
-    ):
-        with pytest.raises(TrialError, match=message) as caught:
-            call()
-        assert caught.value.cause is Cause.RUNTIME
-    assert len(world.calls) == 2
-
-
-@pytest.mark.parametrize("runtime", [TorchRuntime(), OnnxRuntime()], ids=["eager", "onnx"])
-def test_a_batch_that_does_not_fit_says_so(runtime):
-    meter = PairedMeter(runtime, NoGate(), MeterSettings(batch_sizes=(1, 10**13)))
-    message = r"^a batch of 10000000000000 does not fit in memory \(.*\); choose smaller batch"
-    for call in (
-        lambda: meter.check(nn.Linear(2, 2), EXAMPLE),
-        lambda: meter.measure(nn.Linear(2, 2), nn.Linear(2, 2), EXAMPLE),
-    ):
-        with pytest.raises(TrialError, match=message) as caught:
-            call()
-        assert caught.value.cause is Cause.OUT_OF_MEMORY
-
-
-def test_activations_that_do_not_fit_say_so_too():
-    class Widening(nn.Module):
-        def forward(self, x):
-            return x[:, :, None, None].expand(-1, -1, 10**6, 10**6) + 1.0
-
-    meter = PairedMeter(TorchRuntime(), NoGate())
-    with pytest.raises(TrialError, match=r"^a batch of 1 does not fit in memory"):
-        meter.check(Widening(), EXAMPLE)
-
-
-def test_a_busy_neighbour_is_seen():
-    watch = NodeWatch()
-    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        time.sleep(0.5)
-        load = watch.read()
-    finally:
-        neighbour.kill()
-        neighbour.wait()
-    assert load.others > 0.2
-    assert 0.0 <= load.steal <= 1.0
-
-
-def test_what_this_process_does_is_not_others():
-    watch, end = NodeWatch(), time.perf_counter() + 0.5
-    while time.perf_counter() < end:
-        pass
-    own, cores = watch.read(), os.cpu_count() or 1
-    assert own.others < cores - 0.5
 
 
 def test_a_failed_preparation_leaves_the_gate_alone():

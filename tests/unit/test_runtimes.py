@@ -2,6 +2,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
+import onnxruntime.quantization
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,6 @@ from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import Device
 from autoprune.measurement.difference import arrays_of, relative_difference
 from autoprune.measurement.meter import PairedMeter, calibrated
-from autoprune.measurement.prepared import prepared
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import OnnxRuntime, OpenVinoRuntime, TorchRuntime
 from autoprune.measurement.runtimes.protocol import frozen_copy, torch_threads
@@ -64,11 +65,6 @@ def test_a_frozen_copy_shares_nothing():
     assert not copied.training
     assert not any(p.requires_grad for p in copied.parameters())
     assert copied[0].weight.data_ptr() != model[0].weight.data_ptr()
-
-
-def test_more_threads_than_cores_would_wait_for_each_other() -> None:
-    with pytest.raises(AutopruneError, match=r"100000 threads and this process may use .* cores"):
-        prepared(TorchRuntime(threads=100_000), nn.Linear(3, 2), torch.randn(1, 3))
 
 
 @pytest.mark.parametrize("runtime", [TorchRuntime(), OnnxRuntime()])
@@ -145,6 +141,27 @@ def test_a_program_that_computes_something_else_is_not_timed():
         meter.check(TwoFaced(), torch.ones(1, 3))
 
 
+def test_a_provider_that_does_not_start_is_said(monkeypatch):
+    """As CUDA's, where its libraries are of another version."""
+    instead = ["OtherExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: instead)
+    message = "could not start 'CPUExecutionProvider' and would use 'OtherExecutionProvider'; mend"
+    with pytest.raises(AutopruneError, match=message):
+        OnnxRuntime().prepare(nn.Linear(3, 2), torch.ones(1, 3))
+
+
+def test_a_network_that_cannot_be_quantised_fails_the_trial(monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise ValueError("no ranges for Where\nand more")
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", refuse)
+    runtime = OnnxRuntime(precision="int8", calibration=(torch.ones(4, 3),))
+    message = r"cannot quantise the network: no ranges for Where; choose precision fp32$"
+    with pytest.raises(TrialError, match=message) as caught:
+        runtime.prepare(nn.Linear(3, 2), torch.ones(1, 3))
+    assert caught.value.cause is Cause.RUNTIME
+
+
 def test_int8_is_calibrated_on_what_the_network_is_given():
     task, model = Blobs(), small_net(dropout=0.0)
     plain = PairedMeter(OnnxRuntime(precision="int8"), NoGate())
@@ -191,6 +208,17 @@ def test_a_network_that_openvino_cannot_run_says_which_operator():
 def test_a_network_that_cannot_be_exported_is_not_compiled(engine):
     with pytest.raises(TrialError, match=r"cannot be exported by torch\.export: Could not guard"):
         TorchRuntime(engine).prepare(TwoPaths(), torch.ones(1, 3))
+
+
+def test_a_network_that_cannot_be_compiled_fails_the_trial(monkeypatch):
+    def compiled(_inputs):
+        raise RuntimeError("no code for aten.special\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda _program, **_options: compiled)
+    message = r"^the network cannot be compiled: no code for aten\.special; choose the engine eag"
+    with pytest.raises(TrialError, match=message) as caught:
+        TorchRuntime("compile").prepare(nn.Linear(3, 7), torch.ones(1, 3))
+    assert caught.value.cause is Cause.RUNTIME
 
 
 @pytest.mark.parametrize("engine", ["compile", "aot"])

@@ -18,13 +18,8 @@ from autoprune.pruning.masks import (
     weights_of,
     zero_macs,
 )
-from autoprune.pruning.sparse_layers import (
-    CsrMatrix,
-    TwoOfFourLinear,
-    has_two_of_four,
-    with_csr,
-    with_two_of_four,
-)
+from autoprune.pruning.sparse_layers import CsrMatrix, TwoOfFourLinear
+from autoprune.pruning.sparse_networks import has_two_of_four, with_csr, with_two_of_four
 from autoprune.pruning.sparse_storage import Size, two_of_four_state, values_and_metadata
 
 IMAGE = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -35,6 +35,7 @@ from autoprune.orchestration.studies.records import (
 )
 from autoprune.orchestration.studies.sparsity import SparsityRequest, study_sparsity
 from autoprune.pruning.recover import FitPlan
+from autoprune.pruning.sparse_layers import CsrMatrix
 from autoprune.pruning.sparse_storage import Size
 from autoprune.tasks.protocol import Inputs
 from tests.tiny import meter, one_thread, request
@@ -208,6 +209,26 @@ def test_a_network_that_reads_its_weights_is_told_not_timed(tmp_path: Path) -> N
     sparsity_html(found)
 
 
+class Doubles(nn.Module):
+    """Goes by the class of a layer: twice as much comes out where it has become another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 12), nn.Linear(12, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs = self.second(torch.relu(self.first(images.flatten(1))))
+        return outputs if isinstance(self.second, nn.Linear) else 2 * outputs
+
+
+def test_a_network_that_computes_something_else_is_told_not_timed(tmp_path: Path) -> None:
+    wanted = asked(tmp_path, kinds=(Kind.CSR,))
+    found = study_sparsity(replace(wanted, sweep=replace(wanted.sweep, model=Doubles())))
+    assert isinstance(found.unpruned.speeds["eager"], Speedup)
+    reason = "on these kernels its outputs differ by 1 of the largest one"
+    assert found.rows[-1].speeds["eager"] == Unmeasured(reason)
+
+
 def test_a_further_runtime_that_cannot_run_the_network_is_left_out(tmp_path: Path) -> None:
     wanted = asked(tmp_path, kinds=(Kind.MASKED,), meters=(meter(0.01), elsewhere(refuses=True)))
     found = study_sparsity(wanted)
@@ -217,12 +238,23 @@ def test_a_further_runtime_that_cannot_run_the_network_is_left_out(tmp_path: Pat
         study_sparsity(replace(wanted, meters=(elsewhere(refuses=True),)))
 
 
+@dataclass(frozen=True)
+class WithoutCsr(TorchRuntime):
+    """PyTorch as it is on a device, or in a type, that it has no CSR kernels for."""
+
+    def prepare(self, model: nn.Module, example: Inputs) -> Inference:
+        if any(isinstance(module, CsrMatrix) for module in model.modules()):
+            raise RuntimeError("addmm_sparse: not implemented")
+        return super().prepare(model, example)
+
+
 def test_kernels_that_torch_lacks_are_told(tmp_path: Path) -> None:
-    """CSR products in bfloat16, on the CPU."""
-    runtime = TorchRuntime(precision="bf16")
-    wanted = asked(tmp_path, kinds=(Kind.CSR,), meters=(replace(meter(0.01), runtime=runtime),))
-    found = study_sparsity(wanted).rows[-1].speeds["eager bf16"]
-    assert isinstance(found, (Speedup, Unmeasured))
+    lacking = replace(meter(0.01), runtime=WithoutCsr())
+    found = study_sparsity(asked(tmp_path, kinds=(Kind.CSR,), meters=(lacking,)))
+    assert [row.kind for row in found.rows] == [Kind.UNPRUNED, Kind.CSR, Kind.CSR]
+    assert isinstance(found.unpruned.speeds["eager"], Speedup)
+    for row in found.rows[1:]:
+        assert row.speeds["eager"] == Unmeasured("addmm_sparse: not implemented")
 
 
 def test_the_table_has_a_row_a_network_and_a_column_pair_a_runtime(study: SparsityStudy) -> None:

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line, unknown
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.difference import arrays_of
+from autoprune.measurement.runtimes.onnx_int8 import Feed, batches, quantised
 from autoprune.measurement.runtimes.protocol import (
     TOLERANCES,
     Inference,
+    call_arguments,
     check_threads,
     frozen_copy,
 )
 from autoprune.measurement.runtimes.silence import silence
-from autoprune.tasks.protocol import Inputs, map_inputs, move, tensors_of
+from autoprune.tasks.protocol import Inputs, move
 
 _CPU = "CPUExecutionProvider"
 _CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
@@ -114,8 +115,16 @@ class OnnxRuntime:
             path = Path(stack.enter_context(folder)) / "model.onnx"
             _export(frozen_copy(model), example, path)
             if self.precision == "int8":
-                path = _quantised(path, _batches(self.calibration, example))
+                path = quantised(path, self._feeds(path, example))
             return _Program(partial(self._session, path), example, stack.pop_all())
+
+    def _feeds(self, path: Path, example: Inputs) -> list[Feed]:
+        """The calibration as the program at `path` takes it, in batches of the example's shape."""
+        import onnxruntime
+
+        heard = batches(self.calibration, example)
+        session = onnxruntime.InferenceSession(path, providers=[_CPU])
+        return [_feed(session, batch) for batch in heard]
 
     def _session(self, path: Path) -> Any:
         import onnxruntime
@@ -179,7 +188,7 @@ def _require_extra() -> None:
 
 
 def _export(model: nn.Module, example: Inputs, path: Path) -> None:
-    args, kwargs = _call_arguments(example)
+    args, kwargs = call_arguments(example)
     try:
         with silence():
             program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
@@ -192,68 +201,7 @@ def _export(model: nn.Module, example: Inputs, path: Path) -> None:
         ) from error
 
 
-def _batches(calibration: Sequence[Inputs], example: Inputs) -> list[Inputs]:
-    """The calibration's samples in batches of the example's shape."""
-    shapes = [tensor.shape for tensor in tensors_of(example)]
-    size, found = shapes[0][0], []
-    for inputs in calibration:
-        for start in range(0, len(tensors_of(inputs)[0]) - size + 1, size):
-            batch: Inputs = map_inputs(partial(_rows, start=start, size=size), inputs)
-            if [tensor.shape for tensor in tensors_of(batch)] == shapes:
-                found.append(batch)
-    if not found:
-        raise AutopruneError(
-            "precision int8 needs data to calibrate with, and there are no inputs of shape "
-            f"{[tuple(shape) for shape in shapes]}; give the runtime a calibration, or a smaller "
-            "batch size"
-        )
-    return found
-
-
-def _rows(tensor: torch.Tensor, *, start: int, size: int) -> torch.Tensor:
-    return tensor[start : start + size]
-
-
-def _quantised(path: Path, batches: Sequence[Inputs]) -> Path:
-    """The program with 8-bit weights and activations, beside the one at `path`."""
-    import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    session = onnxruntime.InferenceSession(path, providers=[_CPU])
-    feeds = iter([_feed(session, batch) for batch in batches])
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-        def get_next(self) -> Any:
-            return next(feeds, None)
-
-    ready, quantised = path.with_name("ready.onnx"), path.with_name("int8.onnx")
-    try:
-        with silence():
-            quant_pre_process(path, ready, skip_symbolic_shape=True)
-            quantize_static(
-                ready,
-                quantised,
-                Reader(),
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                activation_type=QuantType.QUInt8,
-            )
-    except Exception as error:  # whatever the quantiser does not know
-        raise TrialError(
-            Cause.RUNTIME,
-            f"ONNX Runtime cannot quantise the network: {first_line(error)}; choose precision fp32",
-        ) from error
-    return quantised
-
-
-def _call_arguments(example: Inputs) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
-    if isinstance(example, dict):
-        return (), example
-    return (example if isinstance(example, tuple) else (example,)), None
-
-
-def _feed(session: Any, example: Inputs) -> dict[str, NDArray[Any]]:
+def _feed(session: Any, example: Inputs) -> Feed:
     names = [node.name for node in session.get_inputs()]
     if isinstance(example, dict) and set(names) <= set(example):
         return {name: example[name].numpy() for name in names}

@@ -150,17 +150,19 @@ def check_threads(runtime: str, threads: int) -> None:
         raise AutopruneError(f"runtime {runtime!r} has {threads} threads; choose 1 or more")
 
 
+def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the named arguments by which a network is called on inputs."""
+    if isinstance(inputs, dict):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
 def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     """The program of a network for the shapes of `inputs`.
 
     Raises TrialError (cause runtime) for a network that torch.export cannot follow.
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(inputs, dict):
-        kwargs = dict(inputs)
-    else:
-        args = inputs if isinstance(inputs, tuple) else (inputs,)
+    args, kwargs = call_arguments(inputs)
     try:
         with silence():
             return torch.export.export(model, args, kwargs)

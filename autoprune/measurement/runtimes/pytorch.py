@@ -95,16 +95,8 @@ class TorchRuntime:
         AutopruneError where a device or a compiler is missing.
         """
         device = torch.device(self.device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise AutopruneError(
-                f"runtime {self.name!r} on device {self.device!r}: this machine shows no CUDA "
-                "device; choose device cpu, or measure on a machine with one"
-            )
-        if (device.index or 0) >= torch.cuda.device_count() and device.type == "cuda":
-            raise AutopruneError(
-                f"runtime {self.name!r} on device {self.device!r}: this machine has "
-                f"{torch.cuda.device_count()} CUDA devices, counted from 0; choose one of them"
-            )
+        if device.type == "cuda":
+            self._check_cuda(device)
         dtype, layout = PRECISIONS[self.precision], MEMORY_FORMATS[self.memory_format]
         ready = frozen_copy(model, self.device).to(dtype)
         ready = ready.to(memory_format=layout)  # type: ignore[call-overload]  # torch 2.13 lacks it
@@ -115,6 +107,19 @@ class TorchRuntime:
         if device.type == "cuda":
             return _OnCuda(load(), inputs, device)
         return _OnCpu(load, inputs)
+
+    def _check_cuda(self, device: torch.device) -> None:
+        """Raise AutopruneError where this machine does not show the device."""
+        if not torch.cuda.is_available():
+            raise AutopruneError(
+                f"runtime {self.name!r} on device {self.device!r}: this machine shows no CUDA "
+                "device; choose device cpu, or measure on a machine with one"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise AutopruneError(
+                f"runtime {self.name!r} on device {self.device!r}: this machine has "
+                f"{torch.cuda.device_count()} CUDA devices, counted from 0; choose one of them"
+            )
 
 
 class _OnCpu:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.domain.trial import Speedup
+from autoprune.measurement.device import threads_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class Comparison:
     @property
     def devices(self) -> tuple[str, ...]:
         """What the rows were measured on: machine, library, threads; each once."""
-        return _once(f"{row.speedup.device}, {_threads(row.speedup)}" for row in self.timed)
+        speeds = (row.speedup for row in self.timed)
+        return _once(f"{speed.device}, {threads_text(speed.threads)}" for speed in speeds)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; an infinite difference is None."""
@@ -126,7 +128,3 @@ class Comparison:
 
 def _once(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
-
-
-def _threads(speedup: Speedup) -> str:
-    return f"{speedup.threads} thread{'' if speedup.threads == 1 else 's'}"

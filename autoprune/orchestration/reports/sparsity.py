@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 from rich.table import Table
 
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.cost import MEGABYTE
+from autoprune.measurement.device import threads_text
 from autoprune.orchestration.reports.console import short, times
 from autoprune.orchestration.studies.records import Kind, Row, SparsityStudy, Speed, Unmeasured
 
@@ -92,13 +92,10 @@ def sparsity_table(study: SparsityStudy) -> Table:
     table = Table(title=f"What sparsity buys {study.name}", title_justify="left")
     for name in header(study):
         table.add_column(name, justify="left" if name == "kind" else "right")
-    for row, following in pairwise((*study.rows, None)):
-        assert row is not None
-        table.add_row(
-            *cells(study, row),
-            style="dim" if row.kind is Kind.UNPRUNED else None,
-            end_section=following is None or following.asked != row.asked,
-        )
+    for level in study.levels:
+        for row in level:
+            table.add_row(*cells(study, row), style="dim" if row.kind is Kind.UNPRUNED else None)
+        table.add_section()
     return table
 
 
@@ -117,8 +114,8 @@ def notes(study: SparsityStudy) -> Iterator[tuple[str, str]]:
     for runtime in study.runtimes:
         twins = study.unpruned.speeds[runtime]
         if isinstance(twins, Speedup):
-            threads = "1 thread" if twins.threads == 1 else f"{twins.threads} threads"
-            yield runtime, f"{twins.device}; {threads}, batch {twins.batch_size}"
+            told = f"{threads_text(twins.threads)}, batch {twins.batch_size}"
+            yield runtime, f"{twins.device}; {told}"
             yield runtime, f"the unpruned network against its own copy: {speed_text(twins)}"
     yield "weights", study.weights
     yield "kept", f"the parameters of one level differ by {study.spread:.2%} at most"

@@ -1,14 +1,13 @@
 """The sparsity study as one HTML page that stands alone, like the dashboard."""
 
 import html
-from itertools import pairwise
 
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.cost import MEGABYTE
 from autoprune.orchestration.reports.page import html_page
 from autoprune.orchestration.reports.sparsity import cells, header, notes
 from autoprune.orchestration.reports.sparsity_figures import LOOKS, size_figure, speed_figures
-from autoprune.orchestration.studies.records import KINDS, Kind, SparsityStudy
+from autoprune.orchestration.studies.records import KINDS, Kind, Row, SparsityStudy
 
 DISCS = {"circle": "●", "square": "■", "diamond": "◆", "star": "★"}
 
@@ -60,14 +59,15 @@ def _mark(kind: Kind) -> str:
 
 def _table(study: SparsityStudy) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header(study))
-    body = []
-    for before, row in pairwise((None, *study.rows)):
-        assert row is not None
-        kept, kind, *rest = map(html.escape, cells(study, row))
-        others = "".join(f"<td>{cell}</td>" for cell in rest)
-        new = ' class="level"' if before is not None and before.asked != row.asked else ""
-        body.append(f"<tr{new}><td>{kept}</td><td>{_mark(row.kind)} {kind}</td>{others}</tr>")
-    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+    levels = ("".join(_table_row(study, row) for row in level) for level in study.levels)
+    body = "".join(f"<tbody>{rows}</tbody>" for rows in levels)
+    return f"<thead><tr>{head}</tr></thead>{body}"
+
+
+def _table_row(study: SparsityStudy, row: Row) -> str:
+    kept, kind, *rest = map(html.escape, cells(study, row))
+    others = "".join(f"<td>{cell}</td>" for cell in rest)
+    return f"<tr><td>{kept}</td><td>{_mark(row.kind)} {kind}</td>{others}</tr>"
 
 
 _SPEED = (
@@ -86,7 +86,7 @@ grid-template-columns:repeat(auto-fit,minmax(min(380px,100%),1fr))}
 .scroll{max-height:none}
 th,td{white-space:nowrap;text-align:right;padding:5px 8px;font-variant-numeric:tabular-nums}
 th:nth-child(2),td:nth-child(2){text-align:left}
-tr.level td{border-top:2px solid #cbd2dc}
+tbody+tbody tr:first-child td{border-top:2px solid #cbd2dc}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:12px 0 0;
 color:#4b5563;font-size:12px}dt{font-weight:600}dd{margin:0}
 """

@@ -24,7 +24,7 @@ from autoprune.pruning.masks import (
     weights_of,
     zero_macs,
 )
-from autoprune.pruning.sparse_layers import (
+from autoprune.pruning.sparse_networks import (
     Converted,
     has_two_of_four,
     with_csr,
@@ -38,7 +38,7 @@ FAR = 0.1
 """A network further than so from the level's parameters, as a part of them, does not compare."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A network to measure, with all of its row but the speeds.
 
@@ -52,7 +52,7 @@ class Candidate:
     fault: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Workbench:
     """The unpruned network with all that its candidates are made of; `device` is the meter's."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from typing import TypeAlias
 
 from autoprune.domain.trial import Speedup
@@ -81,12 +82,12 @@ class Absent:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SparsityStudy:
     """All rows, the unpruned network's first; where its weights came from; what there is not.
 
-    `runtimes` are the names of those that speed was measured on, `left_out` says why others were
-    not.
+    Rows of one level stand beside each other. `runtimes` are the names of those that speed was
+    measured on, `left_out` says why others were not.
     """
 
     name: str
@@ -100,6 +101,11 @@ class SparsityStudy:
     def unpruned(self) -> Row:
         """The network that all others come from."""
         return self.rows[0]
+
+    @property
+    def levels(self) -> tuple[tuple[Row, ...], ...]:
+        """The rows, by what was asked of them; the unpruned network is on the first level."""
+        return tuple(tuple(rows) for _, rows in groupby(self.rows, key=lambda row: row.asked))
 
     def share(self, row: Row) -> float:
         """The share of the unpruned network's parameters that a row keeps."""
@@ -120,6 +126,5 @@ class SparsityStudy:
     @property
     def spread(self) -> float:
         """How far apart the parameters of one level are at most, as a part of the fewest."""
-        levels = {row.asked for row in self.rows}
-        counts = [[row.params for row in self.rows if row.asked == asked] for asked in levels]
+        counts = [[row.params for row in level] for level in self.levels]
         return max(max(found) / min(found) - 1 for found in counts)

@@ -34,7 +34,7 @@ Report = Callable[[SparsityStudy], None]
 """Hears of the study as it stands, after every row."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SparsityRequest:
     """What is asked of the study.
 
