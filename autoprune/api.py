@@ -36,12 +36,22 @@ from autoprune.searchers.first import uniform_first
 from autoprune.searchers.named import checked, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
-from autoprune.settings.given import RUNTIMES, Given, given_meters, given_pair
+from autoprune.settings.given import RUNTIMES, Given, given_meters, given_pair, runtime_named
 from autoprune.settings.options import DEFAULTS, RULES, Options
 from autoprune.settings.parts import named_recovery
 from autoprune.tasks.protocol import Inputs, Task
 
-__all__ = ["FitPlan", "Front", "Member", "Options", "load", "measure", "search", "train"]
+__all__ = [
+    "AutopruneError",
+    "FitPlan",
+    "Front",
+    "Member",
+    "Options",
+    "load",
+    "measure",
+    "search",
+    "train",
+]
 
 
 def search(
@@ -66,7 +76,8 @@ def search(
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
       and `uniform_first`: equal ratios that are tried before the searcher proposes.
-    - `runtime` (PyTorch, on `device`) is what speed is measured on, at `batch_sizes` ((1,)), for
+    - `runtime` (PyTorch, on `device`) is what speed is measured on, an object of
+      `autoprune.measurement.runtimes` or a name as `measure` takes it, at `batch_sizes` ((1,)), for
       `measure_s` (1.5) seconds at most; `where` is ``"trial"``, beside it, or ``"bench"``, on the
       nodes of the cluster that offer that resource.
     - `slots`: trials at a time, in Ray (as many as the machine has cores, or the cluster at
@@ -153,7 +164,10 @@ def _request(
     settings = MeterSettings(
         batch_sizes=tuple(chosen["batch_sizes"]), max_s=chosen["measure_s"], seed=seed
     )
-    meter = PairedMeter(chosen["runtime"] or TorchRuntime(device=device), gate, settings)
+    runtime = chosen["runtime"] or TorchRuntime(device=device)
+    meter = PairedMeter(
+        runtime_named(runtime) if isinstance(runtime, str) else runtime, gate, settings
+    )
     if step is None:
         step = CUDA_STEP if device.startswith("cuda") else 1
     code_paths = _code_paths()

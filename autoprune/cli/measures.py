@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from autoprune.cli.again import config_of
-from autoprune.cli.call import DONE, INTERRUPTED, Call
+from autoprune.cli.call import DONE, INTERRUPTED, Call, say, stderr
 from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.orchestration.artifacts import MODEL_FOLDER
 from autoprune.orchestration.baseline import MODEL_URI_SCHEMES
@@ -34,6 +34,7 @@ def measure(call: Call) -> int:
     try:
         compare(request, report=report)
     except KeyboardInterrupt:
+        say(stderr(), ["autoprune: ended at once; the rows that were measured are shown"])
         code = INTERRUPTED
     finally:
         if drawing is not None:

@@ -4,10 +4,11 @@ import json
 from functools import cache
 
 from autoprune.cli.call import DONE, Call
+from autoprune.domain.errors import FaultsError
 from autoprune.orchestration.folders import check_writable, make_folder, new_id, replace_text
 from autoprune.orchestration.reports.sparsity import notes, row_line, sparsity_json, sparsity_table
 from autoprune.orchestration.reports.sparsity_page import sparsity_html
-from autoprune.orchestration.studies.records import SparsityStudy
+from autoprune.orchestration.studies.records import Kind, SparsityStudy
 from autoprune.orchestration.studies.sparsity import study_sparsity
 from autoprune.settings.studies import build_sparsity
 
@@ -37,6 +38,8 @@ def sparsity(call: Call) -> int:
             call.say(row_line(study, study.rows[-1]))
 
     study = study_sparsity(request, report=told)
+    if all(row.kind is Kind.UNPRUNED for row in study.rows) and study.absent:
+        raise FaultsError([f"{no.kind} at {no.asked:g}: {no.reason}" for no in study.absent])
     found = kept(study)
     if call.as_json:
         print(found)

@@ -18,13 +18,12 @@ def portable(model: nn.Module) -> nn.Module:
     Raises AutopruneError for a network that cannot be copied.
     """
     try:
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model).cpu().eval()
     except Exception as error:  # whatever its attributes raise; torch's tensors with a history do
         raise AutopruneError(
             f"{type(model).__name__} cannot be copied ({first_line(error)}); let it hold "
             "parameters and buffers, and compute the rest in forward"
         ) from error
-    copied.cpu().eval()
     copied.zero_grad(set_to_none=True)
     return copied
 

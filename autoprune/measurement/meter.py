@@ -168,10 +168,12 @@ class PairedMeter:
             runs.append(self._run(pair))
             if len(runs) < min(settings.min_runs, _RUNS_IN_ANY_CASE):
                 continue
-            found = Together.of(runs, self._quiet, enough=settings.min_runs)
-            settled = found.quiet and found.estimate.half_width <= settings.half_width
             spent_s = sum(run.seconds for run in runs)
-            if settled or len(runs) >= settings.max_runs or spent_s >= settings.max_s:
+            over = len(runs) >= settings.max_runs or spent_s >= settings.max_s
+            enough = min(settings.min_runs, _RUNS_IN_ANY_CASE) if over else settings.min_runs
+            found = Together.of(runs, self._quiet, enough=enough)
+            settled = found.quiet and found.estimate.half_width <= settings.half_width
+            if settled or over:
                 return self._speedup(found, batch_size, settled=settled)
 
     def _run(self, pair: Pair) -> Run:

@@ -15,12 +15,13 @@ from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import usable_cores
 from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.runtimes.protocol import (
+    TOLERANCES,
     Inference,
     Runtime,
     frozen_copy,
     torch_threads,
 )
-from autoprune.tasks.protocol import Inputs, forward, map_inputs, move, tensors_of
+from autoprune.tasks.protocol import Inputs, forward, map_inputs, tensors_of
 
 _KEPT = 8
 _PREPARED: "weakref.WeakKeyDictionary[nn.Module, deque[tuple[Any, Inference]]]" = (
@@ -47,15 +48,17 @@ def ready(runtime: Runtime, model: nn.Module, example: Inputs) -> Ready:
     """
     _check_cores(runtime)
     with fitting(len(tensors_of(example)[0])):
-        infer = runtime.prepare(model, example)
+        # copies, for a network may write into what it is given
+        infer = runtime.prepare(model, _copied(example))
         with torch_threads(runtime.threads), torch.no_grad():
             reference = frozen_copy(model)
-            expected = forward(reference, move(example, "cpu"))
+            expected = forward(reference, _copied(example))
             difference = relative_difference(infer(), expected)
-            if difference <= runtime.tolerance:
+            tolerance = max(runtime.tolerance, _own_tolerance(model))
+            if difference <= tolerance:
                 return Ready(infer, difference)
-            again = relative_difference(forward(reference, move(example, "cpu")), expected)
-    if again > runtime.tolerance:
+            again = relative_difference(forward(reference, _copied(example)), expected)
+    if again > tolerance:
         raise TrialError(
             Cause.RUNTIME,
             f"the network is random: on one input its outputs differ by {again:.2g} of the largest "
@@ -65,9 +68,20 @@ def ready(runtime: Runtime, model: nn.Module, example: Inputs) -> Ready:
     raise TrialError(
         Cause.RUNTIME,
         f"the outputs of runtime {runtime.name!r} differ from those of eager PyTorch by "
-        f"{difference:.2g} of the largest one; at most {runtime.tolerance:g} is allowed, so "
+        f"{difference:.2g} of the largest one; at most {tolerance:g} is allowed, so "
         "its time means nothing; choose another runtime or precision",
     )
+
+
+def _copied(example: Inputs) -> Inputs:
+    copied: Inputs = map_inputs(lambda tensor: tensor.detach().cpu().clone(), example)
+    return copied
+
+
+def _own_tolerance(model: nn.Module) -> float:
+    """How far outputs may be off because the network itself computes in 16 bits."""
+    halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+    return TOLERANCES["bf16"] if halves else 0.0
 
 
 def prepared(runtime: Runtime, model: nn.Module, example: Inputs) -> Inference:

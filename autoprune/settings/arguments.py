@@ -1,5 +1,6 @@
 """Rules for arguments from Python, whose types nobody has checked: every fault at once."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ def whole(value: Any) -> bool:
 
 
 def number(value: Any) -> bool:
-    """Whether it is a number; True and False are none."""
-    return isinstance(value, float) or whole(value)
+    """Whether it is a finite number; True and False are none."""
+    return (isinstance(value, float) and math.isfinite(value)) or whole(value)
 
 
 def a(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:

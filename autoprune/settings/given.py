@@ -40,6 +40,11 @@ def given_pair(candidate: Given, baseline: Given, example: Inputs | None) -> Net
 
     Raises AutopruneError for what cannot be measured.
     """
+    if example is not None and not tensors_of(example):
+        raise AutopruneError(
+            f"the example is a {type(example).__name__}; give an input of batch size 1: a tensor, "
+            "or a tuple or dict of them"
+        )
     networks = [_network(given) for given in (baseline, candidate)]
     examples = [example, *(network.example for network in reversed(networks))]
     found = next((one for one in examples if one is not None), None)
@@ -48,7 +53,9 @@ def given_pair(candidate: Given, baseline: Given, example: Inputs | None) -> Net
             "measure needs an example: give an input of batch size 1, a tensor, or a tuple or dict "
             "of them"
         )
-    batch = len(tensors_of(found)[0]) if tensors_of(found)[0].ndim else 0
+    if not tensors_of(found)[0].ndim:
+        raise AutopruneError("the example is a single number; give an input of batch size 1")
+    batch = len(tensors_of(found)[0])
     if batch != 1:
         raise AutopruneError(
             f"the example is a batch of {batch}; give one sample, such as example[:1], and the "
@@ -77,6 +84,11 @@ def given_meters(
 
 
 def _network(given: Given) -> Network:
+    if isinstance(given, torch.jit.ScriptModule):
+        raise AutopruneError(
+            f"{type(given).__name__} is compiled by TorchScript; give the module that it was made "
+            "from, or an exported program"
+        )
     if isinstance(given, nn.Module):
         return Network(portable(given), type(given).__name__)
     if isinstance(given, torch.export.ExportedProgram):
@@ -90,6 +102,14 @@ def _network(given: Given) -> Network:
 
 def _no_code() -> nn.Module:
     raise AutopruneError("a checkpoint holds no network; load it into yours, and give that one")
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime of that name. Raises AutopruneError where there is none, or it cannot be had."""
+    meter = named_meters([name])[name]
+    if isinstance(meter, NoMeter):
+        raise AutopruneError(meter.reason)
+    return meter.runtime
 
 
 def _calibrated(meter: MeterOrNone, calibration: Sequence[Inputs]) -> MeterOrNone:

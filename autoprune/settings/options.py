@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     objectives: Sequence[str]
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
-    runtime: Runtime | None
+    runtime: Runtime | str | None
     batch_sizes: Sequence[int]
     measure_s: float
     where: str
@@ -83,7 +83,7 @@ RULES: dict[str, Rule] = {
         "a task (autoprune.tasks)",
     ),
     "trials": (or_none(whole), "a whole number, or None"),
-    "minutes": (or_none(number), "a number, or None"),
+    "minutes": (or_none(lambda given: number(given) and given > 0), "more than 0, or None"),
     "recovery": (a(FitPlan), "an autoprune.FitPlan"),
     "criterion": TEXT,
     "min_kept": (number, "a share between 0 and 1"),
@@ -92,7 +92,10 @@ RULES: dict[str, Rule] = {
     "objectives": (all_of(a(str)), "a list of metrics"),
     "constraints": (all_of(a(Constraint)), "a list of Constraint"),
     "uniform_first": (all_of(number), "a list of kept ratios"),
-    "runtime": (or_none(RUNTIME), "a runtime (autoprune.measurement.runtimes), or None"),
+    "runtime": (
+        or_none(lambda given: isinstance(given, str) or RUNTIME(given)),
+        'a name, such as "onnxruntime", a runtime (autoprune.measurement.runtimes), or None',
+    ),
     "batch_sizes": SIZES,
     "measure_s": (number, "a number of seconds"),
     "where": TEXT,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.measurement.runtimes.protocol import is_device
 from autoprune.settings.choices import choose
 
 T = TypeVar("T")
@@ -81,13 +82,9 @@ def check_one_of(key: str, value: str, options: Sequence[str]) -> None:
 
 def check_device(key: str, device: str) -> None:
     """Raise AutopruneError unless torch has the device on this machine."""
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise AutopruneError(
-            f"{key}={device}: torch knows no such device; choose cpu, cuda or cuda:0"
-        ) from error
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if not is_device(device):
+        raise AutopruneError(f"{key}={device}: no such device; choose cpu, cuda or cuda:0")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise AutopruneError(
             f"{key}={device}: torch finds no CUDA device on this machine, where the baseline is "
             "trained and judged; choose cpu"

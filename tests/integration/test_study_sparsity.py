@@ -84,6 +84,17 @@ def test_faults(
     assert not list(folder.iterdir())
 
 
+@pytest.mark.usefixtures("folder")
+def test_where_no_level_can_be_reached_the_reasons_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["kept=[0.001]", "kinds=[structured]", "onnxruntime=false", "meter.max_s=0.1"]
+    assert main(["study", "sparsity", *TINY, *words]) == 2
+    assert "structured at 0.001: with all groups cut alike it comes no nearer than" in (
+        capsys.readouterr().err
+    )
+
+
 def test_faults_are_told_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "sparsity", *TINY, "kept=[2]", "kinds=[x]", "meter.max_s=0"]) == 2
     err = capsys.readouterr().err

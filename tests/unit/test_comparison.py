@@ -302,6 +302,38 @@ def test_outputs_that_nobody_would_serve_are_noted() -> None:
     )
 
 
+class Casting(nn.Module):
+    """Computes in a type of its own, whatever it is given."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 32).to(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.to(self.inner.weight.dtype)).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_are_timed_in_the_types_that_they_have(dtype: torch.dtype) -> None:
+    seen = []
+    model = net(8).to(dtype)
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    assert autoprune.measure(model, net().to(dtype), X.to(dtype)).timed
+    assert set(seen) == {dtype}
+    assert autoprune.measure(Casting(dtype), Casting(torch.float32), torch.ones(1, 64)).timed
+
+
+class Rewriting(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(1.5).tanh()
+
+
+def test_a_network_that_writes_into_its_input_is_not_random() -> None:
+    example = X.clone()
+    assert autoprune.measure(Rewriting(), Rewriting(), example).timed
+    assert torch.equal(example, X)
+
+
 def test_a_network_that_is_random_is_told_so() -> None:
     (row,) = autoprune.measure(Chance(), Chance(), X).untimed
     assert "baseline: the network is random: on one input its outputs differ by" in row.reason
@@ -321,6 +353,13 @@ def test_a_network_that_is_random_is_told_so() -> None:
         (net(8), {"example": X, "batch_sizes": [True]}, r"batch_sizes is \[True\]; give a list"),
         (net(8), {"example": X.repeat(2, 1)}, r"the example is a batch of 2; give one sample"),
         (net(8), {"example": X, "runtimes": ["eager"] * 2}, r"two of the runtimes are called 'ea"),
+        (net(8), {"example": X.numpy()}, r"the example is a ndarray; give an input of batch size"),
+        (net(8), {"example": torch.tensor(1.0)}, r"the example is a single number; give an input"),
+        (
+            net(8).to("meta"),
+            {"example": X},
+            r"Sequential cannot be copied \(Cannot copy out of",
+        ),
         (WithHistory(), {"example": X}, r"WithHistory cannot be copied"),
         (net(8), {"example": X, "batch_sizes": [1, 1]}, r"batch_sizes is \[1, 1\]; name each"),
     ],

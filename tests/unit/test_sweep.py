@@ -373,6 +373,17 @@ def test_a_trial_that_fits_nowhere_is_refused_before_ray_starts():
     assert not ray.is_initialized()
 
 
+def test_a_cluster_that_answers_and_lets_nobody_in_is_told_as_that(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("Failed to connect to Ray cluster: invalid token")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        executor = TuneExecutor(address=f"127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(AutopruneError, match=r"answers and does not let .* RAY_AUTH_TOKEN"):
+            executor.check()
+
+
 def test_an_address_where_nobody_answers_is_refused_within_seconds():
     with socket.socket() as taken:  # bound but not listening: a connection is refused
         taken.bind(("127.0.0.1", 0))

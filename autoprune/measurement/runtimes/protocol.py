@@ -112,6 +112,14 @@ class Calibrates(Runtime, Protocol):
         ...
 
 
+def is_device(name: str) -> bool:
+    """Whether it is a device that can be measured: the CPU, or a CUDA device as torch writes it."""
+    try:
+        return torch.device(name).type in ("cpu", "cuda")
+    except RuntimeError:
+        return False
+
+
 def uncalibrated(runtime: Runtime) -> Calibrates | None:
     """The runtime where it still wants samples; None for all others."""
     return runtime if isinstance(runtime, Calibrates) and runtime.calibration_samples else None

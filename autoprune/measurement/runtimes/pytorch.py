@@ -15,12 +15,15 @@ from autoprune.measurement.runtimes.protocol import (
     check_threads,
     exported,
     frozen_copy,
+    is_device,
     torch_threads,
 )
 from autoprune.measurement.runtimes.silence import silence
 from autoprune.tasks.protocol import Inputs, forward, map_inputs, move
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+"""What a network is converted to; None leaves it in the types that it has."""
+
 MEMORY_FORMATS = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
@@ -37,9 +40,10 @@ class TorchRuntime:
     `engine` is ``eager``; ``compile`` (torch.compile, one graph, fixed shapes); ``aot``
     (torch.export and AOTInductor, what a C++ server loads); or ``graph``, a CUDA graph that is
     replayed. The second and third need a C++ compiler and take tens of seconds a network.
-    `precision` is ``fp32`` or ``bf16``, for weights and inputs alike; `memory_format` is
-    ``contiguous`` or ``channels_last``, which convolutions on processors like. On CUDA a call
-    ends when the device is idle, and time is taken by events on the device.
+    `precision` ``bf16`` converts weights and inputs; ``fp32`` leaves them in the types that they
+    have, as networks that cast by themselves need it. `memory_format` is ``contiguous`` or
+    ``channels_last``, which convolutions on processors like. On CUDA a call ends when the device is
+    idle, and time is taken by events on the device.
     """
 
     engine: str = "eager"
@@ -58,13 +62,11 @@ class TorchRuntime:
             if name not in known:
                 raise unknown(what, name, known)
         check_threads(self.name, self.threads)
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
+        if not is_device(self.device):
             raise AutopruneError(
                 f"runtime {self.name!r} on device {self.device!r}: no such device; "
                 "choose cpu, cuda or cuda:<number>"
-            ) from error
+            )
         if self.engine == "graph" and torch.device(self.device).type != "cuda":
             raise AutopruneError(
                 f"runtime 'graph' replays CUDA graphs and has device {self.device!r}; set device "
@@ -98,7 +100,8 @@ class TorchRuntime:
         if device.type == "cuda":
             self._check_cuda(device)
         dtype, layout = PRECISIONS[self.precision], MEMORY_FORMATS[self.memory_format]
-        ready = frozen_copy(model, self.device).to(dtype)
+        ready = frozen_copy(model, self.device)
+        ready = ready if dtype is None else ready.to(dtype)
         ready = ready.to(memory_format=layout)  # type: ignore[call-overload]  # torch 2.13 lacks it
         inputs = map_inputs(lambda x: _formatted(x, dtype, layout), move(example, device))
         # compiled kernels are made for the number of threads that torch has just then
@@ -171,12 +174,13 @@ def _moved(model: nn.Module) -> None:
 
 
 def _formatted(
-    tensor: torch.Tensor, dtype: torch.dtype, layout: torch.memory_format
+    tensor: torch.Tensor, dtype: torch.dtype | None, layout: torch.memory_format
 ) -> torch.Tensor:
     if not tensor.is_floating_point():
         return tensor
     fits = tensor.ndim == 4 or layout is torch.contiguous_format
-    return tensor.to(dtype=dtype, memory_format=layout if fits else torch.preserve_format)
+    layout = layout if fits else torch.preserve_format
+    return tensor.to(dtype=dtype or tensor.dtype, memory_format=layout)
 
 
 def _eager(model: nn.Module, inputs: Inputs) -> Loader:

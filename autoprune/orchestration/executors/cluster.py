@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -55,6 +55,9 @@ def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
                 try:
                     ray.init(address=address, **OPTIONS)
                 except (ConnectionError, RuntimeError, ValueError) as error:
+                    with suppress(OSError):
+                        if _answers(address):
+                            raise _refused(address, error) from error
                     raise _unreachable(address, error) from error
         try:
             yield
@@ -64,12 +67,19 @@ def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
 
 def check_address(address: str | None) -> None:
     """Raise AutopruneError where nobody answers at the address; Ray 2.60 tries for minutes."""
+    try:
+        _answers(address)
+    except OSError as error:
+        raise _unreachable(address or "", error) from error
+
+
+def _answers(address: str | None) -> bool:
+    """Whether somebody listens at a host and port. Raises OSError where nobody does."""
     host, separator, port = (address or "").rpartition(":")
-    if address is not None and separator and port.isdigit() and "/" not in host:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
-        except OSError as error:
-            raise _unreachable(address, error) from error
+    if not separator or not port.isdigit() or "/" in host:
+        return False  # ``auto`` and Ray's other ways to say it
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    return True
 
 
 def this_machine() -> dict[str, float]:
@@ -81,6 +91,14 @@ def _unreachable(address: str, error: Exception) -> AutopruneError:
     return AutopruneError(
         f"no Ray cluster answers at executor.address={address!r} ({error}); start "
         "one with `ray start --head`, or leave executor.address out for a local one"
+    )
+
+
+def _refused(address: str, error: Exception) -> AutopruneError:
+    return AutopruneError(
+        f"the Ray cluster at executor.address={address!r} answers and does not let this process in "
+        f"({error}); where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
+        "~/.ray/auth_token) here as there; otherwise compare the versions of Ray"
     )
 
 

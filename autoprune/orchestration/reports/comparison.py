@@ -130,8 +130,8 @@ def _tail(comparison: Comparison) -> Iterator[str]:
     loose = [f"{r.runtime} at {r.batch_size}" for r in comparison.timed if not r.speedup.settled]
     if loose:
         yield (
-            f"~ {', '.join(loose)} did not settle: the interval stayed wide, or others kept the "
-            "node busy; measure again when it is quiet, or allow more time with meter.max_s"
+            f"~ {', '.join(loose)} did not settle: the interval stayed wide in the time allowed, "
+            "or others kept the node busy; measure again when it is quiet, or raise meter.max_s"
         )
     for row in comparison.untimed:
         yield f"- {row}"
