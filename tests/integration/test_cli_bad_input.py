@@ -182,7 +182,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         "bounds of 'x': step 0; choose 1 or more",
         "executor.cpus is 0; choose 1 or more",
         "executor.gpus is -1.0; choose 0 or more",
-        "executor.device=gpu: torch knows no such device; choose cpu",
+        "executor.device=gpu: no such device; choose cpu",
         "executor.on_interrupt=finsh: did you mean 'finish'?",
         "budget.trials is 0; choose more than 0",
         "budget.wall_minutes is -1.0; choose more than 0",
