@@ -60,8 +60,8 @@ def in_recovery(folder: Path) -> bool:
     [
         ("executor=inline", "finish", ctrl_c),
         ("executor.slots=2", "finish", ctrl_c),
-        ("executor.slots=2", "give_up", ctrl_c),
-        ("executor.slots=2", "finish", terminate),
+        pytest.param("executor.slots=2", "give_up", ctrl_c, marks=pytest.mark.slow),
+        pytest.param("executor.slots=2", "finish", terminate, marks=pytest.mark.slow),
     ],
 )
 def test_once_ends_in_good_order_and_can_be_resumed(tmp_path, executor, policy, ask_to_stop):
@@ -89,7 +89,9 @@ def test_once_ends_in_good_order_and_can_be_resumed(tmp_path, executor, policy, 
     assert not alive
 
 
-@pytest.mark.parametrize("executor", ["executor=inline", "executor.slots=2"])
+@pytest.mark.parametrize(
+    "executor", ["executor=inline", pytest.param("executor.slots=2", marks=pytest.mark.slow)]
+)
 def test_twice_ends_now(tmp_path, executor):
     driver = Driver([*SWEEP, "recovery.fit.epochs=5000", executor], tmp_path)
     folder = until(driver, lambda folder: bool(list(folder.glob("trials/*/epoch-*"))))

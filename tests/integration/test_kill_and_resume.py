@@ -156,7 +156,7 @@ RAY = [*SWEEP, "executor.slots=2"]
 
 
 def test_killed_with_workers_running(tmp_path):
-    kill_again_and_again(tmp_path, RAY, [asks_are(1), recovering, reporting])
+    kill_again_and_again(tmp_path, RAY, [recovering])
 
 
 def test_killed_in_this_process_alone(tmp_path):
