@@ -4,7 +4,7 @@ Axis legend: G = groups, H = G - 1 joints between neighbours, L = legal widths o
 narrowest to the whole one, N = points of a front.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -53,11 +53,11 @@ class ChainProblem:
 
     name: str
     space: SearchSpace
-    lost_GL: Floats
-    ticks_GL: Ticks
-    lost_HLL: Floats
-    ticks_HLL: Ticks
-    broken_HLL: NDArray[np.bool_]
+    lost_GL: Floats  # noqa: N815
+    ticks_GL: Ticks  # noqa: N815
+    lost_HLL: Floats  # noqa: N815
+    ticks_HLL: Ticks  # noqa: N815
+    broken_HLL: NDArray[np.bool_]  # noqa: N815
     fixed_ticks: int
     noise: Noise = field(default_factory=Noise)
 

@@ -26,9 +26,9 @@ _NOISE = Noise(accuracy=0.003, speedup=0.02)
 class _Drawn(NamedTuple):
     """What is drawn for every group: its part of the time, how much it loses, and how steeply."""
 
-    time_G: Floats
-    loss_G: Floats
-    power_G: Floats
+    time_G: Floats  # noqa: N815
+    loss_G: Floats  # noqa: N815
+    power_G: Floats  # noqa: N815
 
 
 def known_problem(kind: str, groups: int = 24, seed: int = 0) -> ChainProblem:
@@ -54,7 +54,9 @@ def known_problem(kind: str, groups: int = 24, seed: int = 0) -> ChainProblem:
         raise AutopruneError(f"a problem of {groups} groups; choose 2 or more")
     rng = np.random.default_rng([seed, groups])
     drawn = _Drawn(
-        rng.lognormal(0.0, 1.0, groups), rng.lognormal(0.0, 1.0, groups), rng.uniform(1.5, 4, groups)
+        rng.lognormal(0.0, 1.0, groups),
+        rng.lognormal(0.0, 1.0, groups),
+        rng.uniform(1.5, 4.0, groups),
     )
     build = {
         "independent": _independent,
@@ -69,13 +71,12 @@ def known_problem(kind: str, groups: int = 24, seed: int = 0) -> ChainProblem:
 
 def _space(groups: int) -> SearchSpace:
     """Groups that meet their neighbours in a layer, from wide to wider."""
-    sizes = [LEVELS * (4 + 12 * i // groups) for i in range(groups)]
-    return SearchSpace(
-        tuple(
-            Axis(Group(f"g{i:03d}", "channels", size, size // LEVELS, (f"l{i}", f"l{i + 1}")), 1, size)
-            for i, size in enumerate(sizes)
-        )
-    )
+    return SearchSpace(tuple(_axis(at, LEVELS * (4 + 12 * at // groups)) for at in range(groups)))
+
+
+def _axis(at: int, size: int) -> Axis:
+    layers = (f"l{at}", f"l{at + 1}")
+    return Axis(Group(f"g{at:03d}", "channels", size, size // LEVELS, layers), 1, size)
 
 
 def _independent(drawn: _Drawn, rng: np.random.Generator) -> ChainProblem:
