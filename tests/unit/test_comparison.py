@@ -179,7 +179,7 @@ def test_memory_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) 
         Path(command[4]).write_text("null")
         return Silent()
 
-    monkeypatch.setattr("autoprune.orchestration.comparison.memory.subprocess.run", answer)
+    monkeypatch.setattr("autoprune.orchestration.fresh.subprocess.run", answer)
     with pytest.raises(AutopruneError, match=r"does not tell what memory .* choose memory=false"):
         peak_mb(TorchRuntime(), net(), X)
 

@@ -1,16 +1,11 @@
-"""The memory that serving a network takes, measured in a fresh process that runs this module."""
+"""The memory that serving a network takes, measured in a fresh process."""
 
 import ctypes
 import gc
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import cloudpickle
 import torch
 from torch import nn
 
@@ -18,6 +13,7 @@ from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.measurement.cost import MEGABYTE
 from autoprune.measurement.runtimes import Runtime
 from autoprune.measurement.runtimes.protocol import torch_threads
+from autoprune.orchestration.fresh import FreshProcessError, in_fresh_process
 from autoprune.tasks.protocol import Inputs
 
 STATUS = Path("/proc/self/status")
@@ -35,35 +31,22 @@ def peak_mb(
     CPU the resident memory of a process, on CUDA what torch allocates there. Raises AutopruneError
     where the process fails, the network cannot be sent to it, or the system does not tell.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        order, answer = Path(folder) / "order.pkl", Path(folder) / "answer.json"
-        order.write_bytes(_packed(runtime, model, inputs))
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, str(order), str(answer), *code_paths],
-            capture_output=True,
-            text=True,
-            check=False,
+    try:
+        found: float | None = in_fresh_process(
+            grown_mb, runtime, model, inputs, code_paths=code_paths
         )
-        if done.returncode != 0 or not answer.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            raise AutopruneError(f"its process ended early ({last[0][:300]}); choose memory=false")
-        found: float | None = json.loads(answer.read_text())
+    except FreshProcessError as error:
+        raise AutopruneError(f"its process ended early ({error}); choose memory=false") from error
+    except Exception as error:  # pickling: whatever a network's attributes run into
+        raise AutopruneError(
+            f"the network cannot be sent to a process ({first_line(error)}); choose memory=false"
+        ) from error
     if found is None:
         raise AutopruneError(
             "this system does not tell what memory a process takes (Linux does); choose "
             "memory=false"
         )
     return found
-
-
-def _packed(*things: object) -> bytes:
-    try:
-        packed: bytes = cloudpickle.dumps(things)
-    except Exception as error:  # whatever a network's attributes run into
-        raise AutopruneError(
-            f"the network cannot be sent to a process ({first_line(error)}); choose memory=false"
-        ) from error
-    return packed
 
 
 def grown_mb(runtime: Runtime, model: nn.Module, inputs: Inputs) -> float | None:
@@ -121,13 +104,3 @@ def _reset_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def _main(order: str, answer: str, *code_paths: str) -> None:
-    sys.path[:0] = code_paths
-    runtime, model, inputs = cloudpickle.loads(Path(order).read_bytes())
-    Path(answer).write_text(json.dumps(grown_mb(runtime, model, inputs)))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

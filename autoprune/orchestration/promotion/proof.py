@@ -1,4 +1,4 @@
-"""Proving a pruned network again, in a fresh process that runs this module.
+"""Proving a pruned network again, in a fresh process.
 
 The process knows nothing of the sweep. It rebuilds the network from its folder, compares its
 outputs with those it was saved with, judges it on the test split, and measures its speed against
@@ -6,18 +6,13 @@ the baseline.
 """
 
 import copy
-import json
 import math
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import cloudpickle
 import torch
 from torch import nn
 
@@ -28,6 +23,7 @@ from autoprune.evaluation import example_outputs
 from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.orchestration.artifacts import load, read_outputs
+from autoprune.orchestration.fresh import FreshProcessError, in_fresh_process
 from autoprune.pruning.accuracy import evaluate
 from autoprune.tasks.protocol import Task
 
@@ -103,30 +99,14 @@ def difference(saved: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> 
 
 def prove_afresh(subject: Subject, *, code_paths: Sequence[str] = ()) -> Proof:
     """`prove` in a new process. Raises AutopruneError with its last words where it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        order, answer = Path(folder) / "subject.pkl", Path(folder) / "proof.json"
-        order.write_bytes(cloudpickle.dumps(subject))
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, str(order), str(answer), *code_paths],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0 or not answer.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            why = last[0].removeprefix(f"{AutopruneError.__module__}.{AutopruneError.__name__}: ")
-            raise AutopruneError(
-                f"the proof of {subject.folder} could not be made: {why}; mend that, or choose "
-                "another member of the front"
-            )
-        return Proof.from_json(json.loads(answer.read_text()))
+    try:
+        return Proof.from_json(in_fresh_process(_proved, subject, code_paths=code_paths))
+    except FreshProcessError as error:
+        raise AutopruneError(
+            f"the proof of {subject.folder} could not be made: {error}; mend that, or choose "
+            "another member of the front"
+        ) from error
 
 
-def _main(order: str, answer: str, *code_paths: str) -> None:
-    sys.path[:0] = code_paths
-    subject = cloudpickle.loads(Path(order).read_bytes())
-    Path(answer).write_text(json.dumps(prove(subject).to_json()))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+def _proved(subject: Subject) -> dict[str, Any]:
+    return prove(subject).to_json()
