@@ -1,12 +1,14 @@
 """The seams of the search: what a searcher promises, and what work on a node must hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from autoprune.domain.objective import Goal
+from autoprune.domain.profile import Profile
 from autoprune.domain.space import PruningSpec, SearchSpace
-from autoprune.domain.trial import Observation
+from autoprune.domain.trial import Observation, Trial
 
 StepGuard = Callable[[], AbstractContextManager[object]]
 """Opens the context in which every step of work runs that would disturb a measurement nearby."""
@@ -25,13 +27,63 @@ class Searcher(Protocol):
         ...
 
     def tell(self, observation: Observation) -> None:
-        """Hear of an outcome, in any order; also of trials that this searcher never proposed."""
+        """Hear of an outcome, in any order; also of trials that this searcher never proposed.
+
+        A trial may be told again once it got further up the ladder (a higher `rung`): what is
+        told last counts, and takes the place of what was told of it before.
+        """
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A searcher that a resume restores instead of replaying to it: one that learns for long."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that decides its further proposals into an empty folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote; a searcher just built with the same arguments does."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A searcher that shows how its learning goes."""
+
+    @property
+    def curves(self) -> Mapping[str, float]:
+        """The latest figures by name, such as ``episode_reward``; empty before the first."""
         ...
 
 
 class SearcherFactory(Protocol):
     """Builds a searcher for a sweep."""
 
-    def __call__(self, space: SearchSpace, goal: Goal, seed: int) -> Searcher:
-        """Build it; the seed fixes every proposal."""
+    def __call__(
+        self, space: SearchSpace, goal: Goal, seed: int, *, profile: Profile | None = None
+    ) -> Searcher:
+        """Build it; the seed fixes every proposal.
+
+        `profile` is what each group costs and gives on its own, where the sweep has measured it.
+        """
+        ...
+
+
+class Problem(Protocol):
+    """What a search is for: a real network's trials, or a formula in their place."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """What there is to choose from."""
+        ...
+
+    @property
+    def goal(self) -> Goal:
+        """What makes one outcome better than another."""
+        ...
+
+    def observe(self, trial: Trial) -> Observation:
+        """Run a trial; a fault of it is an outcome too."""
         ...

@@ -190,12 +190,17 @@ Outcome = Measurement | Failure
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A trial and its outcome, with the host it ran on and the wall seconds it took."""
+    """A trial and its outcome, with the host it ran on and the wall seconds it took.
+
+    `rung` is where on the ladder of fidelities the trial paused, counted from 0; None where it
+    came to its end.
+    """
 
     trial: Trial
     outcome: Outcome
     host: str = ""
     seconds: float = 0.0
+    rung: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` is the inverse."""
@@ -215,6 +220,7 @@ class Observation:
             **outcome,
             "host": self.host,
             "seconds": float(self.seconds),
+            **({} if self.rung is None else {"rung": self.rung}),
         }
 
     @classmethod
@@ -227,4 +233,10 @@ class Observation:
             failed = data["failure"]
             outcome = Failure(Stage(failed["stage"]), Cause(failed["cause"]), failed["reason"])
         trial = Trial.from_json(data["trial"])
-        return cls(trial, outcome, host=str(data["host"]), seconds=float(data["seconds"]))
+        return cls(
+            trial,
+            outcome,
+            host=str(data["host"]),
+            seconds=float(data["seconds"]),
+            rung=None if data.get("rung") is None else int(data["rung"]),
+        )
