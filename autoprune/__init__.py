@@ -3,9 +3,29 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.api import AutopruneError, FitPlan, Front, Member, load, measure, search, train
+    from autoprune.api import (
+        AutopruneError,
+        FitPlan,
+        Front,
+        Ladder,
+        Member,
+        load,
+        measure,
+        search,
+        train,
+    )
 
-__all__ = ["AutopruneError", "FitPlan", "Front", "Member", "load", "measure", "search", "train"]
+__all__ = [
+    "AutopruneError",
+    "FitPlan",
+    "Front",
+    "Ladder",
+    "Member",
+    "load",
+    "measure",
+    "search",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, unknown
-from autoprune.domain.protocols import SearcherFactory
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.space import Bounds
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import QuietNode
@@ -32,8 +31,7 @@ from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan, fit
-from autoprune.searchers.first import uniform_first
-from autoprune.searchers.named import checked, searcher_named
+from autoprune.searchers.named import AnyFactory, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
 from autoprune.settings.given import RUNTIMES, Given, given_meters, given_pair, runtime_named
@@ -45,6 +43,7 @@ __all__ = [
     "AutopruneError",
     "FitPlan",
     "Front",
+    "Ladder",
     "Member",
     "Options",
     "load",
@@ -58,7 +57,7 @@ def search(
     model: nn.Module,
     task: Task,
     *,
-    searcher: str | SearcherFactory = "nsga2",
+    searcher: str | AnyFactory = "nsga2",
     trials: int | None = 24,
     minutes: float | None = None,
     **options: Unpack[Options],
@@ -94,7 +93,7 @@ def search(
     check_arguments(
         {"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen}, RULES
     )
-    factory = searcher_named(searcher) if isinstance(searcher, str) else checked(searcher)
+    factory = searcher_named(searcher) if isinstance(searcher, str) else searcher
     budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
     request = _request(model, task, chosen, factory=factory, budget=budget)
     uri = chosen["tracking"]
@@ -157,7 +156,7 @@ def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list
 
 
 def _request(
-    model: nn.Module, task: Task, chosen: Options, *, factory: SearcherFactory, budget: Budget
+    model: nn.Module, task: Task, chosen: Options, *, factory: AnyFactory, budget: Budget
 ) -> SweepRequest:
     device, seed, step = chosen["device"], chosen["seed"], chosen["step"]
     gate = QuietNode()
@@ -181,7 +180,9 @@ def _request(
             address=chosen["address"],
             code_paths=code_paths,
         ),
-        searcher=partial(uniform_first, inner=factory, ratios=tuple(chosen["uniform_first"])),
+        searcher=factory,
+        uniform_first=tuple(chosen["uniform_first"]),
+        ladder=chosen["ladder"],
         executor=_executor(chosen, code_paths),
         budget=budget,
         output=Path(chosen["output"]).resolve(),
@@ -223,7 +224,7 @@ def _show_end(console: Console, launched: Launched) -> None:
         show_summary(console, result.view)
     else:
         show_front(console, result.view)
-    for line in launched.lost:
+    for line in launched.warnings:
         console.print(f"warning   {line}", highlight=False, markup=False, soft_wrap=True)
     if not result.complete:
         hint = f"interrupted; {result.view.command('resume')} goes on"

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from autoprune.orchestration.request import (
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan
-from autoprune.searchers.first import uniform_first
 from autoprune.searchers.named import searcher_named
 from autoprune.tasks.protocol import Task
 from tests.pruning_tasks import Blobs, small_net
@@ -66,7 +64,8 @@ def request(
 ) -> SweepRequest:
     """A sweep of a network that was trained for nothing, with nsga2 over quality and size."""
     facts: dict[str, Any] = {
-        "searcher": partial(uniform_first, inner=searcher_named("nsga2"), ratios=(0.5,)),
+        "searcher": searcher_named("nsga2"),
+        "uniform_first": (0.5,),
         "budget": Budget(trials=4),
         "goal": GoalRequest(("main", "params")),
         "criteria": {"l1": criterion_of("l1")},

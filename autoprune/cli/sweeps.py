@@ -93,7 +93,7 @@ def _show_end(call: Call, launched: Launched) -> int:
     elif result.view.front.members:
         following.append(result.view.command("promote"))
     call.say(
-        *(f"warning   {line}" for line in launched.lost),
+        *(f"warning   {line}" for line in launched.warnings),
         "",
         f"Results are in {result.folder}. Next:",
         *(f"  {line}" for line in following),

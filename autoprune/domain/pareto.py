@@ -1,9 +1,13 @@
-"""The Pareto front of a sweep. Domination and hypervolume are moocore's."""
+"""The Pareto front of a sweep. Domination, ranks and hypervolume are moocore's.
 
-from collections.abc import Iterable, Sequence
+Axis legend: N = trials, M = objectives.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 
 import moocore
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.domain.objective import Goal
 from autoprune.domain.trial import Measurement, Observation
@@ -62,3 +66,39 @@ class ParetoFront:
 
     def __contains__(self, number: object) -> bool:
         return number in self._members
+
+
+def best_first(goal: Goal, outcomes: Mapping[int, Measurement]) -> list[int]:
+    """The numbers of trials, the best first; the order of `outcomes` never matters.
+
+    Those that break constraints come last, the less broken before the more. The others come front
+    by front (non-dominated sorting: Deb et al. 2002, doi:10.1109/4235.996017), and within a front
+    so that any number of the first ones is spread over it: after the one that is best by the first
+    objective always the one farthest from those before (an epsilon net: Schmucker et al. 2021,
+    arXiv:2106.12639), in units of the front's extent.
+    """
+    numbers = sorted(outcomes)
+    broken = {number: sum(goal.violations(outcomes[number].metrics)) for number in numbers}
+    feasible = [number for number in numbers if not broken[number]]
+    ordered: list[int] = []
+    if feasible:
+        points_NM = np.array([goal.values(outcomes[number]) for number in feasible])  # noqa: N806
+        rank_N = moocore.pareto_rank(points_NM, maximise=list(goal.maximise))  # noqa: N806
+        for rank in np.unique(rank_N):
+            members = np.flatnonzero(rank_N == rank)
+            ordered += [feasible[members[at]] for at in _spread(goal, points_NM[members])]
+    return ordered + sorted((n for n in numbers if broken[n]), key=lambda n: (broken[n], n))
+
+
+def _spread(goal: Goal, points_NM: NDArray[np.float64]) -> list[int]:  # noqa: N803
+    """The order of points in which each is the farthest from all before; the first is the best."""
+    extent_M = np.ptp(points_NM, axis=0)  # noqa: N806
+    scaled_NM = points_NM / np.where(extent_M > 0.0, extent_M, 1.0)  # noqa: N806
+    main_N = points_NM[:, 0] * (1.0 if goal.maximise[0] else -1.0)  # noqa: N806
+    order = [int(main_N.argmax())]
+    near_N = np.full(len(points_NM), np.inf)  # noqa: N806
+    while len(order) < len(points_NM):
+        near_N = np.minimum(near_N, np.linalg.norm(scaled_NM - scaled_NM[order[-1]], axis=1))  # noqa: N806
+        near_N[order] = -1.0
+        order.append(int(near_N.argmax()))
+    return order

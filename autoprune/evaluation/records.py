@@ -1,6 +1,6 @@
 """What a trial is given, and what it tells on its way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import StepGuard
-from autoprune.domain.trial import Speedup, Stage
+from autoprune.domain.trial import Observation, Speedup, Stage
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.pruning.graph import Dependencies
 from autoprune.pruning.importance import Criterion
@@ -39,7 +39,8 @@ class TrialContext:
     ``_target_`` and arguments where there are such, kept in the recipe. `baseline_ms` is the one
     latency of the baseline that the sweep counts from: a trial's is it over the paired speedup.
     `recoveries` and `criteria` are looked up by the names in a spec. `step_guard` surrounds every
-    step of work that would disturb a measurement on the same node.
+    step of work that would disturb a measurement on the same node. `rungs` are the epochs of
+    recovery after which a trial may have to pause.
     """
 
     model: nn.Module
@@ -55,15 +56,17 @@ class TrialContext:
     step_guard: StepGuard = nullcontext
     device: str = "cpu"
     threads: int = 1
+    rungs: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is needed to go on with a trial, or to rebuild its network.
+    """All that is needed to go on with a trial after `epoch` epochs, or to rebuild its network.
 
-    `state_dict` and `fit` refer to live tensors: write them before taking the next step. Once
-    recovery is over `fit` is None and `outputs` holds what the network, on the CPU, makes of the
-    task's example input: whoever rebuilds it can tell that it is the same.
+    `state_dict` and `fit` refer to live tensors: write them before taking the next step. `fit` is
+    None where no epoch was trained. Where a trial may pause, or is `done`, `outputs` holds what
+    the network, on the CPU, makes of the task's example input: whoever rebuilds it can tell that
+    it is the same.
     """
 
     recipe: Recipe
@@ -71,6 +74,8 @@ class Snapshot:
     metrics: Mapping[str, float]
     speedup: Speedup
     seconds: Mapping[str, float]
+    epoch: int = 0
+    done: bool = False
     fit: FitState | None = None
     outputs: tuple[torch.Tensor, ...] = ()
 
@@ -78,10 +83,12 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a step found: its stage, the epoch of recovery (0 elsewhere), and those metrics that
-    are new since the step before.
+    are new since the step before. On a rung of the ladder `worth` is what the trial has come to
+    if it pauses there.
     """
 
     stage: Stage
     metrics: Mapping[str, float]
     epoch: int = 0
     snapshot: Snapshot | None = None
+    worth: Observation | None = None

@@ -8,8 +8,9 @@ import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from autoprune.domain.objective import SIZE_METRICS
@@ -18,6 +19,7 @@ from autoprune.domain.trial import (
     Failure,
     Measurement,
     Observation,
+    Outcome,
     Speedup,
     Stage,
     Trial,
@@ -65,7 +67,7 @@ def trial_steps(
     """The stages of a trial one step at a time; returns the observation at the end."""
     run = _Run(trial, context, resume)
     stages = run.stages()
-    outcome: Measurement | Failure
+    outcome: Outcome
     # Ray sets OMP_NUM_THREADS once for a worker, which then serves trials of other sizes
     with torch_threads(context.threads):
         while True:
@@ -78,7 +80,16 @@ def trial_steps(
                 outcome = failure_of(error, run.stage)
                 break
             yield progress
-    return Observation(trial, outcome, host=socket.gethostname(), seconds=run.elapsed())
+    return run.observation(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A network that was cut, how, and how fast that made it."""
+
+    model: nn.Module
+    recipe: Recipe
+    speedup: Speedup
 
 
 class _Run:
@@ -104,31 +115,32 @@ class _Run:
     def stages(self) -> Generator[Progress, None, Measurement]:
         """Every stage in order; returns the measurement."""
         if self.resume is None:
-            model, recipe, speedup = yield from self._cheap_stages()
+            cut = yield from self._cheap_stages()
             costs = {*SIZE_METRICS, *self.context.meter.metrics}
             broken = self.context.goal.broken(
                 {name: value for name, value in self.metrics.items() if name in costs}
             )
             if broken is not None:
-                return self._measurement(speedup, stopped_by=str(broken))
-            fit_state = None
+                yield self._progress(Stage.PROXY)
+                return self._measurement(cut.speedup, stopped_by=str(broken))
+            yield self._reached(Stage.PROXY, cut)
         else:
-            recipe, speedup, fit_state = self.resume.recipe, self.resume.speedup, self.resume.fit
-            if fit_state is None:
-                return self._measurement(speedup)
-            model = rebuild(recipe, self.resume.state_dict, model=self.context.model)
-            model = model.to(self.context.device)
-        yield from self._recover(model, recipe, speedup, fit_state)
+            if self.resume.done:
+                return self._measurement(self.resume.speedup)
+            cut = self._rebuilt(self.resume)
+            if self._rung(self.resume.epoch) is not None:
+                # who decides whether it goes on may not have heard that it got here
+                stage = Stage.RECOVER if self.resume.epoch else Stage.PROXY
+                yield self._reached(stage, cut, epoch=self.resume.epoch, fit_state=self.resume.fit)
+        yield from self._recover(cut)
         with self._timed(Stage.EVALUATE):
             if self._plan.epochs:  # otherwise the proxy is what the network is worth
-                self._learn(self._evaluate(model))
-            with self._guard():
-                outputs = example_outputs(portable(model), self.context.task)
-        done = self._snapshot(model, recipe, speedup, None)
-        yield self._progress(Stage.EVALUATE, replace(done, outputs=outputs))
-        return self._measurement(speedup)
+                self._learn(self._evaluate(cut.model))
+            done = replace(self._snapshot(cut, epoch=self._plan.epochs, outputs=True), done=True)
+        yield self._progress(Stage.EVALUATE, done)
+        return self._measurement(cut.speedup)
 
-    def _cheap_stages(self) -> Generator[Progress, None, tuple[nn.Module, Recipe, Speedup]]:
+    def _cheap_stages(self) -> Generator[Progress, None, _Cut]:
         context, limits = self.context, self.context.limits
         example = context.task.example()
         with self._timed(Stage.PRUNE):
@@ -167,19 +179,20 @@ class _Run:
         with self._timed(Stage.PROXY):
             proxy = self._evaluate(model)
             self._learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
-        yield self._progress(Stage.PROXY)
-        return model, recipe, speedup
+        return _Cut(model, recipe, speedup)
 
-    def _recover(
-        self, model: nn.Module, recipe: Recipe, speedup: Speedup, resume: FitState | None
-    ) -> Iterator[Progress]:
+    def _rebuilt(self, snapshot: Snapshot) -> _Cut:
+        model = rebuild(snapshot.recipe, snapshot.state_dict, model=self.context.model)
+        return _Cut(model.to(self.context.device), snapshot.recipe, snapshot.speedup)
+
+    def _recover(self, cut: _Cut) -> Iterator[Progress]:
         plan = self._plan
         epochs = fit(
-            model,
+            cut.model,
             self.context.task,
             plan,
             seed=self.trial.seed,
-            resume=resume,
+            resume=None if self.resume is None else self.resume.fit,
             step_guard=self._guard,
         )
         while True:
@@ -189,12 +202,27 @@ class _Run:
                     return
                 self._learn({"train_loss": epoch.loss})
                 if epoch.number < plan.epochs:
-                    self._learn(self._evaluate(model))
-            # a task that trains by itself has no state to go on from
-            snapshot = None
-            if epoch.state is not None:
-                snapshot = self._snapshot(model, recipe, speedup, epoch.state)
-            yield self._progress(Stage.RECOVER, snapshot, epoch=epoch.number)
+                    self._learn(self._evaluate(cut.model))
+            yield self._reached(Stage.RECOVER, cut, epoch=epoch.number, fit_state=epoch.state)
+
+    def _rung(self, epoch: int) -> int | None:
+        """The rung of the ladder after so many epochs, where there is one below the top."""
+        rungs = self.context.rungs
+        return rungs.index(epoch) if epoch in rungs and epoch < self._plan.epochs else None
+
+    def _reached(
+        self, stage: Stage, cut: _Cut, *, epoch: int = 0, fit_state: FitState | None = None
+    ) -> Progress:
+        """An epoch is over, or all before the first: what to go on from, and what it is worth."""
+        if epoch and fit_state is None:  # a task that trains by itself has no state to go on from
+            return self._progress(stage, epoch=epoch)
+        rung = self._rung(epoch)
+        if rung is None:
+            snapshot = self._snapshot(cut, epoch=epoch, fit_state=fit_state) if epoch else None
+            return self._progress(stage, snapshot, epoch=epoch)
+        snapshot = self._snapshot(cut, epoch=epoch, fit_state=fit_state, outputs=True)
+        worth = self.observation(self._measurement(cut.speedup), rung=rung)
+        return self._progress(stage, snapshot, epoch=epoch, worth=worth)
 
     def _learn(self, found: Mapping[str, float]) -> None:
         self.metrics |= found
@@ -208,23 +236,44 @@ class _Run:
             dict(self.metrics), speedup, stopped_by=stopped_by, seconds=dict(self.seconds)
         )
 
+    def observation(self, outcome: Outcome, *, rung: int | None = None) -> Observation:
+        """The trial with an outcome, as of now."""
+        host = socket.gethostname()
+        return Observation(self.trial, outcome, host=host, seconds=self.elapsed(), rung=rung)
+
     def _snapshot(
-        self, model: nn.Module, recipe: Recipe, speedup: Speedup, fit_state: FitState | None
+        self,
+        cut: _Cut,
+        *,
+        epoch: int,
+        fit_state: FitState | None = None,
+        outputs: bool = False,
     ) -> Snapshot:
+        found: tuple[torch.Tensor, ...] = ()
+        if outputs:
+            with self._guard():
+                found = example_outputs(portable(cut.model), self.context.task)
         return Snapshot(
-            recipe,
-            model.state_dict(),
+            cut.recipe,
+            cut.model.state_dict(),
             dict(self.metrics),
-            speedup,
+            cut.speedup,
             seconds=dict(self.seconds),
+            epoch=epoch,
             fit=fit_state,
+            outputs=found,
         )
 
     def _progress(
-        self, stage: Stage, snapshot: Snapshot | None = None, *, epoch: int = 0
+        self,
+        stage: Stage,
+        snapshot: Snapshot | None = None,
+        *,
+        epoch: int = 0,
+        worth: Observation | None = None,
     ) -> Progress:
         news, self.news = self.news, {}
-        return Progress(stage, news, epoch=epoch, snapshot=snapshot)
+        return Progress(stage, news, epoch=epoch, snapshot=snapshot, worth=worth)
 
     @contextmanager
     def _timed(self, stage: Stage) -> Iterator[None]:

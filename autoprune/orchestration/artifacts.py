@@ -1,14 +1,14 @@
 """Folders that hold a network without pickle: a recipe (JSON) and a safetensors state dict.
 
-A trial's folder holds at most a few of them: ``epoch-0003`` and so on while it recovers, and
-``model`` once it is done. Each is written beside its place and renamed, so that what is there is
-whole.
+A trial's folder holds at most two of them: ``model`` is what it is worth, at its end or where it
+pauses, and ``epoch-0003`` or so how far it has come since. Each is written beside its place and
+renamed, so that what is there is whole.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,13 @@ def load(
     return rebuild(recipe, weights, model=model, allow=allow).eval()
 
 
-def save_snapshot(trial_folder: Path, snapshot: Snapshot, *, name: str) -> Path:
-    """Write a snapshot as ``trial_folder/name``, whole or not at all, and drop the older ones."""
+def save_snapshot(trial_folder: Path, snapshot: Snapshot) -> Path:
+    """Write a snapshot into a trial's folder, whole or not at all; what it outdates is dropped.
+
+    It becomes the trial's ``model`` where it has outputs, by which whoever rebuilds it can tell
+    that it is the same; otherwise it is there to go on from.
+    """
+    name = MODEL_FOLDER if snapshot.outputs else f"epoch-{snapshot.epoch:04d}"
     place = trial_folder / name
     draft = trial_folder / f".draft-{name}"
     shutil.rmtree(draft, ignore_errors=True)
@@ -63,6 +68,8 @@ def save_snapshot(trial_folder: Path, snapshot: Snapshot, *, name: str) -> Path:
         "metrics": dict(snapshot.metrics),
         "speedup": asdict(snapshot.speedup),
         "seconds": dict(snapshot.seconds),
+        "epoch": snapshot.epoch,
+        "done": snapshot.done,
     }
     (draft / RECIPE_FILE).write_text(json.dumps(facts, indent=1))
     write_weights(draft / WEIGHTS_FILE, snapshot.state_dict)
@@ -72,27 +79,25 @@ def save_snapshot(trial_folder: Path, snapshot: Snapshot, *, name: str) -> Path:
         write_weights(draft / OUTPUTS_FILE, dict(_numbered(snapshot.outputs)))
     shutil.rmtree(place, ignore_errors=True)
     draft.rename(place)
-    for older in snapshots(trial_folder):
+    for older in trial_folder.glob("epoch-*"):
         if older != place:
             shutil.rmtree(older, ignore_errors=True)
     return place
 
 
 def snapshots(trial_folder: Path) -> list[Path]:
-    """The whole snapshots of a trial, the furthest last."""
-    epochs = [p for p in trial_folder.glob("epoch-*") if re.fullmatch(r"epoch-\d+", p.name)]
-    done = trial_folder / MODEL_FOLDER
-    return sorted(epochs) + ([done] if done.is_dir() else [])
+    """The whole snapshots of a trial: its ``model`` first, then where it has come to since."""
+    return [*trial_folder.glob(MODEL_FOLDER), *sorted(trial_folder.glob("epoch-*"))]
 
 
 def read_snapshot(trial_folder: Path) -> Snapshot | None:
     """The furthest snapshot of a trial; None where there is none that can be read."""
-    for folder in reversed(snapshots(trial_folder)):
-        try:
-            return _read_snapshot(folder)
-        except Exception:  # whatever a damaged file raises: it costs its epochs, not the trial
-            continue
-    return None
+    found: list[Snapshot] = []
+    for folder in snapshots(trial_folder):
+        # whatever a damaged file raises: it costs its epochs, not the trial
+        with suppress(Exception):
+            found.append(_read_snapshot(folder))
+    return max(found, key=lambda snapshot: (snapshot.done, snapshot.epoch), default=None)
 
 
 def _read_snapshot(folder: Path) -> Snapshot:
@@ -108,6 +113,8 @@ def _read_snapshot(folder: Path) -> Snapshot:
         facts["metrics"],
         Speedup.from_json(facts["speedup"]),
         seconds=facts["seconds"],
+        epoch=facts["epoch"],
+        done=facts["done"],
         fit=fit,
     )
 

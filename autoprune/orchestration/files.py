@@ -61,14 +61,15 @@ class FilesWatcher:
             self._written_at = time.perf_counter()
 
     def on_finish(self, view: SweepView, *, complete: bool) -> None:
-        """Write the reports a last time."""
-        del complete
+        """Write the reports a last time; of a sweep that is over no trial goes on."""
+        self._discard(view, over=complete)
         self._write(view)
 
-    def _discard(self, view: SweepView) -> None:
+    def _discard(self, view: SweepView, *, over: bool = False) -> None:
         if self.keep_all:
             return
-        for number in [number for number in self._kept if number not in view.front]:
+        paused = {o.trial.number for o in view.observations if o.rung is not None and not over}
+        for number in [n for n in self._kept if n not in view.front and n not in paused]:
             shutil.rmtree(trial_folder(self.folder, number), ignore_errors=True)
             self._kept.discard(number)
 

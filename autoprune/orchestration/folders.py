@@ -12,7 +12,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import SearchSpace
 from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.record import Record, Told, read_header
+from autoprune.orchestration.record import Record, last_told, read_header
 from autoprune.orchestration.view import SweepView
 
 DEFAULT_OUTPUT = "outputs"
@@ -113,7 +113,7 @@ def _created(journal: Path) -> str:
 def view_of(record: Record | Journal) -> SweepView:
     """A sweep as its journal tells it."""
     header, events = record.header, record.events
-    observations = tuple(e.observation for e in events if isinstance(e, Told))
+    observations = tuple(last_told(events).values())
     return SweepView(
         sweep_id=header["sweep_id"],
         experiment=header["experiment"],

@@ -106,14 +106,20 @@ class Journal:
         """Seconds that the sweep has been driven; after a resume it goes on from the last event."""
         return self._timer() - self._zero
 
-    def append_asked(self, trial: Trial) -> Asked:
-        """Write that `trial` was proposed. Raises JournalError where its number was before."""
-        event = Asked(trial, self.clock())
-        self._write(event, {"event": "ask", "at": event.at, "trial": trial.to_json()})
+    def append_asked(self, trial: Trial, *, heard: int | None = None) -> Asked:
+        """Write that `trial` was proposed. Raises JournalError where its number was before.
+
+        `heard` counts the outcomes that the searcher had heard of, where those were not all.
+        """
+        event = Asked(trial, self.clock(), heard)
+        told = {} if heard is None else {"heard": heard}
+        self._write(event, {"event": "ask", "at": event.at, "trial": trial.to_json(), **told})
         return event
 
     def append_told(self, observation: Observation) -> Told:
-        """Write an outcome. Raises JournalError unless its trial was asked, and not told before."""
+        """Write an outcome. Raises JournalError unless its trial was asked, and is not told
+        already: of this rung of the ladder or a higher one.
+        """
         event = Told(observation, self.clock())
         told = {"event": "tell", "at": event.at, "observation": observation.to_json()}
         self._write(event, told)

@@ -33,10 +33,12 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Launched:
-    """A sweep that ended, and what of it was lost, in its folder or in its tracking store."""
+    """A sweep that ended, and what its user should know: what of it was lost, in its folder or in
+    its tracking store, and what speaks against its settings.
+    """
 
     result: SweepResult
-    lost: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def launch(
@@ -86,11 +88,11 @@ def launch(
         result = start(prepared, watchers=watch)
     else:
         result = resume(prepared, folder, watchers=watch)
-    lost = [result.repaired, *(watcher.fault for watcher in files)]
+    lost = [*result.lost, *(watcher.fault for watcher in files)]
     if tracker is not None:
         unwritten = tracker.summary()
         lost += [unwritten] if unwritten else _log_front(prepared, result, tracker)
-    return Launched(result, tuple(line for line in lost if line))
+    return Launched(result, tuple(line for line in [*lost, *result.doubts] if line))
 
 
 def _check_without_making(uri: str) -> None:

@@ -19,7 +19,7 @@ from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
 from autoprune.evaluation import TrialContext, run_trial
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, held, replace_text
-from autoprune.orchestration.record import Told, read_journal
+from autoprune.orchestration.record import last_told, read_journal
 from autoprune.orchestration.session import Prepared
 from autoprune.pruning.recover import FitPlan
 from autoprune.tasks.protocol import tensors_of
@@ -213,10 +213,8 @@ def _swept(prepared: Prepared, identity: Mapping[str, Any]) -> Iterator[Timing]:
         )
         if not alike:
             continue
-        for event in record.events:
-            if not isinstance(event, Told):
-                continue
-            trial, outcome = event.observation.trial, event.observation.outcome
+        for observation in last_told(record.events).values():
+            outcome = observation.outcome
             speed = outcome.speedup if isinstance(outcome, Measurement) else None
             if speed is not None and speed.device == identity["device"]:
-                yield Timing.of(trial.spec.widths, speed)
+                yield Timing.of(observation.trial.spec.widths, speed)

@@ -9,7 +9,7 @@ never counted. Anything else that is wrong is refused, by file and line.
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,15 @@ class JournalError(AutopruneError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A trial was proposed, `at` seconds into the sweep."""
+    """A trial was proposed, `at` seconds into the sweep.
+
+    `heard` counts the outcomes that the searcher had heard of when it was asked; None where it
+    had heard of all those before. More may come in while it works.
+    """
 
     trial: Trial
     at: float
+    heard: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,30 +136,64 @@ def _damaged(path: Path, number: int, fault: Exception) -> JournalError:
     )
 
 
+def as_searched(events: Sequence[Event]) -> Iterator[Event]:
+    """The events in the order in which the searcher was asked and told."""
+    told = [event for event in events if isinstance(event, Told)]
+    seen = heard = 0
+    for event in events:
+        if isinstance(event, Told):
+            seen += 1
+            continue
+        until = seen if event.heard is None else event.heard
+        yield from told[heard:until]
+        heard = max(heard, until)
+        yield event
+    yield from told[heard:]
+
+
+def last_told(events: Iterable[Event]) -> dict[int, Observation]:
+    """What was told last of every trial by its number, in the order of arrival."""
+    found: dict[int, Observation] = {}
+    for event in events:
+        if isinstance(event, Told):
+            number = event.observation.trial.number
+            found.pop(number, None)
+            found[number] = event.observation
+    return found
+
+
 class FaultError(Exception):
     """What is wrong with one line."""
 
 
 class Ledger:
-    """The rules between events: a number is asked once, then told once, as it was asked."""
+    """The rules between events: a number is asked once, then told, as it was asked.
+
+    It is told once, or from rung to rung of the ladder upwards, and at its end for good.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._asked: dict[int, Trial] = {}
-        self._told: set[int] = set()
+        self._rungs: dict[int, int | None] = {}
+        self._told = 0
 
     def check(self, event: Event) -> None:
         """Raise FaultError unless `event` may come next."""
         match event:
-            case Asked(trial=trial):
+            case Asked(trial=trial, heard=heard):
                 if trial.number in self._asked:
                     raise FaultError(f"trial {trial.number} is asked a second time")
+                if heard is not None and not 0 <= heard <= self._told:
+                    raise FaultError(f"{heard} outcomes are heard of, {self._told} were told")
             case Told(observation=observation):
-                number = observation.trial.number
+                number, rung = observation.trial.number, observation.rung
                 if number not in self._asked:
                     raise FaultError(f"trial {number} is told but was never asked")
-                if number in self._told:
-                    raise FaultError(f"trial {number} is told a second time")
+                if number in self._rungs:
+                    before = self._rungs[number]
+                    if before is None or (rung is not None and rung <= before):
+                        raise FaultError(f"trial {number} is told a second time")
                 if observation.trial != self._asked[number]:
                     raise FaultError(f"trial {number} is told with another spec or seed")
 
@@ -165,7 +204,8 @@ class Ledger:
             case Asked(trial=trial):
                 self._asked[trial.number] = trial
             case Told(observation=observation):
-                self._told.add(observation.trial.number)
+                self._rungs[observation.trial.number] = observation.rung
+                self._told += 1
         self.events.append(event)
 
 
@@ -226,7 +266,8 @@ def _event(record: Mapping[str, Any]) -> Event:
     try:
         match kind:
             case "ask":
-                return Asked(Trial.from_json(record["trial"]), float(record["at"]))
+                heard = None if record.get("heard") is None else int(record["heard"])
+                return Asked(Trial.from_json(record["trial"]), float(record["at"]), heard)
             case "tell":
                 observation = Observation.from_json(record["observation"])
                 return Told(observation, float(record["at"]))

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialContext, TrialLimits
 from autoprune.measurement.meter import SpeedMeter
@@ -19,7 +19,12 @@ from autoprune.orchestration.interrupt import Interrupt, OnInterrupt
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.pruning.importance import Criterion
 from autoprune.pruning.recover import FitPlan
+from autoprune.searchers.named import AnyFactory
+from autoprune.searchers.uniform import RATIOS, check_ratios
 from autoprune.tasks.protocol import Task
+
+FIRST = RATIOS[:3]
+"""Half, three quarters, a quarter: they span the range and leave most of a small budget."""
 
 
 class Executor(Protocol):
@@ -81,14 +86,16 @@ class SweepRequest:
     `config` is what the request was made from, as plain JSON: it is stored with the sweep, so
     that a resume can make the same request again. None where there is no such thing.
     `experiment` is the tracker's, `name` by default. `code_paths` are where the user's own
-    modules are found. `on_signal` hears of the first Ctrl-C at once, in the signal's handler.
+    modules are found. `uniform_first` are kept ratios, equal for all groups, that are tried before
+    the searcher proposes: hard to beat, so a search starts from them. `on_signal` hears of the
+    first Ctrl-C at once, in the signal's handler.
     """
 
     name: str
     model: nn.Module
     task: Task
     meter: SpeedMeter
-    searcher: SearcherFactory
+    searcher: AnyFactory
     executor: Executor
     budget: Budget
     output: Path = Path("outputs")
@@ -99,6 +106,8 @@ class SweepRequest:
     criteria: Mapping[str, Criterion] = field(default_factory=dict)
     recoveries: Mapping[str, FitPlan] = field(default_factory=dict)
     limits: TrialLimits = field(default_factory=TrialLimits)
+    uniform_first: Sequence[float] = FIRST
+    ladder: Ladder | None = None
     gate: Gate = field(default_factory=NoGate)
     graph_limit_s: float = 60.0
     device: str = "cpu"
@@ -112,6 +121,7 @@ class SweepRequest:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_ratios("uniform_first", self.uniform_first)
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -127,4 +137,6 @@ class SweepRequest:
             "device": self.device,
             "threads": self.threads,
         }
+        if self.ladder is not None:
+            facts["rungs"] = self.ladder.epochs
         return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(fact)) for name, fact in facts.items()}

@@ -14,7 +14,8 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
-from autoprune.domain.space import SearchSpace, build_space
+from autoprune.domain.protocols import Searcher
+from autoprune.domain.space import PruningSpec, SearchSpace, build_space
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import TrialContext, portable, settled_steps
 from autoprune.measurement.cost import costs
@@ -38,6 +39,7 @@ from autoprune.orchestration.folders import (
 )
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.request import GoalRequest, SweepRequest
 from autoprune.orchestration.sweep import Sweep, Watcher
 from autoprune.orchestration.view import SweepView
@@ -45,6 +47,8 @@ from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import Dependencies, trace
 from autoprune.pruning.importance import Scoring, score
 from autoprune.pruning.isolation import mode, own_rng
+from autoprune.searchers.named import build_searcher
+from autoprune.searchers.uniform import UniformSearcher
 from autoprune.tasks.protocol import Split, Task, device_of
 
 LEARNING = 4
@@ -92,13 +96,15 @@ class Prepared:
 class SweepResult:
     """A sweep that ended: its folder, its last view, and whether the budget was used up.
 
-    `repaired` tells of a torn line that a resume cut off its journal.
+    `lost` tells of a torn line that a resume cut off its journal, and of what could not be saved;
+    `doubts` of what the sweep found that speaks against its own settings.
     """
 
     folder: Path
     view: SweepView
     complete: bool
-    repaired: str | None = None
+    lost: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def make_plan(request: SweepRequest) -> Plan:
@@ -121,7 +127,8 @@ def make_plan(request: SweepRequest) -> Plan:
     found = costs(model, example)
     # what cannot work is refused before anything is trained: a misnamed metric, a searcher, a
     # criterion that does not suit the network, a runtime that cannot run it
-    request.searcher(space, rehearse_goal(request.goal, request.task, request.meter), request.seed)
+    goal = rehearse_goal(request.goal, request.task, request.meter)
+    build_searcher(request.searcher, space, goal, request.seed)
     for criterion in request.criteria.values():
         scoring = Scoring(request.task, batches=1, step_guard=request.gate.step)
         score(model, dependencies.couplings, criterion, scoring)
@@ -285,21 +292,43 @@ def _run(
 ) -> SweepResult:
     request = prepared.request
     folder = journal.path.parent
+    searcher = build_searcher(request.searcher, view.space, view.goal, request.seed)
+    proposals = Proposals(
+        searcher,
+        view.space,
+        seed=request.seed,
+        first=_first(searcher, view.space, request.uniform_first),
+        guard=request.gate.step,
+        folder=folder,
+    )
     sweep = Sweep(
         view,
         journal,
-        request.searcher(view.space, view.goal, request.seed),
+        proposals,
         budget=request.budget,
-        seed=request.seed,
+        ladder=request.ladder,
         watchers=watchers(folder),
     )
     interrupt = Interrupt(request.on_interrupt, hook=request.on_signal)
     # the goal of the journal, not one measured anew: a sweep's reference point is fixed
-    context = replace(prepared.context, goal=view.goal, baseline_ms=view.baseline["latency_ms"])
+    context = replace(
+        prepared.context,
+        goal=view.goal,
+        baseline_ms=view.baseline["latency_ms"],
+        rungs=() if request.ladder is None else request.ladder.epochs,
+    )
     with interrupt.listening(), sweep.watched():
         request.executor.run(sweep, context, folder, interrupt=interrupt)
     complete = sweep.spent and not sweep.running
-    return SweepResult(folder, sweep.view, complete, repaired=journal.repaired)
+    lost = tuple(filter(None, (journal.repaired, proposals.fault)))
+    return SweepResult(folder, sweep.view, complete, lost=lost, doubts=sweep.doubts)
+
+
+def _first(
+    searcher: Searcher, space: SearchSpace, ratios: Sequence[float]
+) -> Sequence[PruningSpec]:
+    """What is tried before the searcher proposes; the uniform one's own grid comes first anyway."""
+    return () if isinstance(searcher, UniformSearcher) else [space.uniform(r) for r in ratios]
 
 
 def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -> Baseline:

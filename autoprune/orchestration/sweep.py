@@ -2,13 +2,13 @@
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.protocols import Searcher
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.ladder import Agreement, Ladder, Rungs
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -16,9 +16,9 @@ from autoprune.domain.trial import (
     Outcome,
     Stage,
     Trial,
-    trial_seed,
 )
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.proposals import Proposal, Proposals, ReplayError
 from autoprune.orchestration.record import Asked
 from autoprune.orchestration.view import SweepView
 
@@ -75,62 +75,85 @@ class SweepStoppedError(AutopruneError):
 class Sweep:
     """Hands out trials and takes in observations; journals both before anyone else hears.
 
-    Executors call `next_trial` while they have a free slot, and `progress` and `record` as
-    results arrive, all from one thread.
+    Executors call `next_trial` while they have a free slot, `progress`, `reached` and `record` as
+    results arrive, all from one thread, within `watched`.
     """
 
     def __init__(
         self,
         start: SweepView,
         journal: Journal,
-        searcher: Searcher,
+        proposals: Proposals,
         *,
         budget: Budget,
-        seed: int,
+        ladder: Ladder | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        self.journal, self.searcher, self.budget = journal, searcher, budget
-        self.seed, self.watchers = seed, tuple(watchers)
+        self.journal, self.proposals, self.budget = journal, proposals, budget
+        self.rungs = None if ladder is None else Rungs(ladder, start.goal)
+        self.watchers = tuple(watchers)
         self._start = replace(start, trials=budget.trials)
-        self._observations: list[Observation] = []
-        self._pending: deque[Trial] = deque()
+        self._trials: dict[int, Trial] = {}
+        self._observations: dict[int, Observation] = {}
+        self._told = 0
+        self._pending: deque[int] = deque()
         self._running: dict[int, Trial] = {}
-        self._asked = 0
+        self._proposal: Proposal | None = None
         # failures of this session by cause, None once any trial of the sweep came through
         self._failed_first: Counter[Cause] | None = Counter()
         self._replay()
 
     def _replay(self) -> None:
-        """Bring the searcher to where the journal ends; what was under way is to be run again."""
-        unfinished: dict[int, Trial] = {}
+        """Bring everything to where the journal ends; what was under way is to be run again."""
+        try:
+            self.proposals.replay(self.journal.events)
+        except ReplayError as error:
+            raise AutopruneError(f"{self.journal.path}: {error}") from error
         for event in self.journal.events:
             if isinstance(event, Asked):
-                trial = event.trial
-                proposed = self.searcher.ask(trial.number)
-                if proposed != trial.spec:
-                    raise AutopruneError(
-                        f"{self.journal.path}: trial {trial.number} is not what the searcher "
-                        "proposes on replay; resume with the versions and settings it began with"
-                    )
-                unfinished[trial.number] = trial
-                self._asked = trial.number + 1
+                self._trials[event.trial.number] = event.trial
             else:
-                self.searcher.tell(event.observation)
-                self._observations.append(event.observation)
-                del unfinished[event.observation.trial.number]
-                if not isinstance(event.observation.outcome, Failure):
-                    self._failed_first = None
-        self._pending.extend(unfinished.values())
+                self._take(event.observation)
+        for number in self._trials:
+            if self.rungs is not None and number in self.rungs.waiting:
+                continue
+            told = self._observations.get(number)
+            if told is None or told.rung is not None:
+                self._pending.append(number)
+
+    def _take(self, observation: Observation) -> None:
+        number = observation.trial.number
+        self._told += 1
+        self._observations.pop(number, None)  # what is told last is the last of all
+        self._observations[number] = observation
+        if self.rungs is not None:
+            self.rungs.take(observation)
+        if not isinstance(observation.outcome, Failure):
+            self._failed_first = None
 
     @property
     def view(self) -> SweepView:
         """The sweep at this moment."""
         return replace(
             self._start,
-            observations=tuple(self._observations),
+            observations=tuple(self._observations.values()),
             search_s=self._search_s(),
-            busy_s=sum(o.seconds for o in self._observations),
+            busy_s=sum(o.seconds for o in self._observations.values()),
+            figures=self._figures(),
         )
+
+    def _figures(self) -> dict[str, float]:
+        found = {f"searcher/{name}": value for name, value in self.proposals.curves.items()}
+        return found | {
+            f"ladder/spearman_at_{agreement.epochs}": agreement.spearman
+            for agreement in self._agreements()
+            if agreement.spearman is not None
+        }
+
+    def _agreements(self) -> list[Agreement]:
+        if self.rungs is None:
+            return []
+        return [self.rungs.agreement(rung) for rung in range(len(self.rungs.ladder.epochs))]
 
     def _search_s(self) -> float:
         """Wall seconds from the first ask to now, or to the last outcome where nothing runs."""
@@ -147,34 +170,69 @@ class Sweep:
 
     @property
     def spent(self) -> bool:
-        """Whether the budget allows no further trial."""
-        budget = self.budget
-        if budget.trials is not None and self._asked >= budget.trials and not self._pending:
+        """Whether the budget allows no further trial, nor one that waits to go on."""
+        if self._time_is_up():
             return True
+        if self._may_ask() or self._pending:
+            return False
+        # what runs may yet let another one climb
+        return self.rungs is None or (not self._running and self._climber() is None)
+
+    def _time_is_up(self) -> bool:
+        budget = self.budget
         if budget.wall_s is not None and self._search_s() >= budget.wall_s:
             return True
-        busy = sum(o.seconds for o in self._observations)
+        busy = sum(o.seconds for o in self._observations.values())
         return budget.trial_s is not None and busy >= budget.trial_s
 
-    def next_trial(self) -> Trial | None:
-        """The next trial to start, or None where the budget is used up."""
+    def _may_ask(self) -> bool:
+        return self.budget.trials is None or len(self._trials) < self.budget.trials
+
+    def _climber(self) -> int | None:
+        """The trial on the ladder that is to go on next."""
+        if self.rungs is None:
+            return None
+        number = self.rungs.promotable()
+        if number is None and self.rungs.ladder.finish_front and not self._may_ask():
+            waiting = self.rungs.waiting
+            front = (member.trial.number for member in self.view.front.members)
+            number = next((n for n in front if n in waiting), None)
+        return number
+
+    def next_trial(self, *, wait_s: float | None = None) -> Trial | None:
+        """The next trial to start or to go on with; None where there is none, or none yet.
+
+        None yet: it is not `spent`, but the searcher has been at work for longer than `wait_s`
+        (None waits as long as it takes), or only what runs can let another one climb.
+        """
         if self.spent:
             return None
         if self._pending:
-            trial = self._pending.popleft()
-        else:
-            number = self._asked
-            spec = self.searcher.ask(number)
-            if not isinstance(spec, PruningSpec):
-                raise AutopruneError(
-                    f"the searcher proposed {spec!r} for trial {number}; `ask` returns a "
-                    "PruningSpec of the space"
-                )
-            self._start.space.check(spec)
-            trial = Trial(number, spec, trial_seed(self.seed, number))
-            self.journal.append_asked(trial)
-            self._asked += 1
-        self._running[trial.number] = trial
+            return self._started(self._pending.popleft())
+        number = self._climber()
+        if number is not None:
+            assert self.rungs is not None
+            self.rungs.promote(number)
+            return self._started(number)
+        if not self._may_ask():
+            return None
+        return self._proposed(wait_s)
+
+    def _proposed(self, wait_s: float | None) -> Trial | None:
+        number = len(self._trials)
+        if self._proposal is None:
+            self._proposal = self.proposals.ask(number)
+        heard, asked = self._proposal.heard, self._proposal.trial
+        wait([asked], wait_s)
+        if not asked.done():
+            return None
+        self._proposal, trial = None, asked.result()
+        self.journal.append_asked(trial, heard=heard if heard < self._told else None)
+        self._trials[number] = trial
+        return self._started(number)
+
+    def _started(self, number: int) -> Trial:
+        trial = self._running[number] = self._trials[number]
         return trial
 
     def progress(
@@ -184,20 +242,34 @@ class Sweep:
         for watcher in self.watchers:
             watcher.on_progress(trial, stage, metrics, epoch=epoch)
 
+    def reached(self, worth: Observation) -> bool:
+        """Take in what a running trial is worth on a rung; whether it goes on, else it pauses."""
+        assert self.rungs is not None, "without a ladder there are no rungs"
+        number = worth.trial.number
+        if self.rungs.knows(worth):  # it was let go on before, and was interrupted here
+            return True
+        self._hear(worth)
+        if self.rungs.may_climb(number):
+            self.rungs.promote(number)
+            return True
+        del self._running[number]
+        return False
+
     def record(self, observation: Observation) -> None:
         """Take in an outcome. Raises SweepStoppedError where the first trials fail of one cause."""
-        self.journal.append_told(observation)
         del self._running[observation.trial.number]
-        self._observations.append(observation)
-        self.searcher.tell(observation)
+        self._hear(observation)
+        self._stop_if_hopeless(observation.outcome)
+
+    def _hear(self, observation: Observation) -> None:
+        self.journal.append_told(observation)
+        self._take(observation)
+        self.proposals.tell(observation)
         view = self.view
         for watcher in self.watchers:
             watcher.on_observation(observation, view)
-        self._stop_if_hopeless(observation.outcome)
 
     def _stop_if_hopeless(self, outcome: Outcome) -> None:
-        if not isinstance(outcome, Failure):
-            self._failed_first = None
         if self._failed_first is None or not isinstance(outcome, Failure):
             return
         self._failed_first[outcome.cause] += 1
@@ -206,6 +278,11 @@ class Sweep:
                 f"{SAME_FAILURES_TO_STOP} trials failed ({outcome.cause}) and none came through; "
                 f"the last one in stage {outcome.stage}: {outcome.reason}"
             )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the sweep found that speaks against its own settings."""
+        return tuple(str(agreement) for agreement in self._agreements() if agreement.bad)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -216,7 +293,9 @@ class Sweep:
                 watcher.on_start(self.view)
                 started.append(watcher)
             yield
+            self.proposals.close()
         finally:
+            self.proposals.close(wait=False)
             self._finish(started)
 
     def _finish(self, watchers: Sequence[Watcher]) -> None:

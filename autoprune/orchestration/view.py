@@ -22,7 +22,8 @@ class SweepView:
     trial started, `busy_s` the time that slots spent on trials, together, and `trials` the
     number of trials the budget allows (None where only time bounds it). `output` is the folder
     that holds the sweep's; empty for the default one. `from_python` tells that no config says how
-    the sweep was asked for.
+    the sweep was asked for. `figures` are of the search itself: how a searcher's
+    learning goes, and how well the rungs of a ladder predict.
     """
 
     sweep_id: str
@@ -38,6 +39,7 @@ class SweepView:
     busy_s: float = 0.0
     output: str = ""
     from_python: bool = False
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def command(self, verb: str) -> str:
         """What to type to do `verb` with this sweep, on the command line or in Python."""
@@ -61,9 +63,9 @@ class SweepView:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many trials finished every stage, failed, or were stopped by a constraint."""
+        """How many trials are in every state of `STATES`."""
         found = Counter(map(state_of, self.observations))
-        return {state: found[state] for state in ("finished", "failed", "stopped")}
+        return {state: found[state] for state in STATES}
 
     @property
     def utilisation(self) -> float:
@@ -72,8 +74,14 @@ class SweepView:
         return min(self.busy_s / available, 1.0) if available > 0 else 0.0
 
 
+STATES = ("finished", "paused", "stopped", "failed")
+"""Through every stage, on a rung of the ladder, by a constraint, and with a fault."""
+
+
 def state_of(observation: Observation) -> str:
-    """``finished``, ``stopped`` (by a constraint) or ``failed``."""
+    """Which of `STATES` a trial is in."""
+    if observation.rung is not None:
+        return "paused"
     match observation.outcome:
         case Measurement() as measurement:
             return "finished" if measurement.complete else "stopped"

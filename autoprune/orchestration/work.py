@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoprune.domain.trial import Observation, Trial
 from autoprune.evaluation import Progress, TrialContext, failure_of, trial_steps
-from autoprune.orchestration.artifacts import MODEL_FOLDER, read_snapshot, save_snapshot
+from autoprune.orchestration.artifacts import read_snapshot, save_snapshot
 from autoprune.orchestration.folders import trial_folder
 
 
@@ -28,11 +28,9 @@ def work(
             observation: Observation = end.value
             return observation
         if progress.snapshot is not None:
-            done = progress.snapshot.fit is None
-            name = MODEL_FOLDER if done else f"epoch-{progress.epoch:04d}"
             try:
                 with context.step_guard():
-                    save_snapshot(folder, progress.snapshot, name=name)
+                    save_snapshot(folder, progress.snapshot)
             except Exception as error:  # torch.save has a full disk as a RuntimeError
                 steps.close()
                 failure = failure_of(error, progress.stage)

@@ -1,6 +1,5 @@
 """Searchers: what to try next."""
 
-from autoprune.searchers.first import UniformFirst, uniform_first
 from autoprune.searchers.novelty import nearest_unseen
 from autoprune.searchers.optuna import OptunaSearcher
 from autoprune.searchers.random import RandomSearcher
@@ -11,8 +10,6 @@ __all__ = [
     "SAMPLERS",
     "OptunaSearcher",
     "RandomSearcher",
-    "UniformFirst",
     "UniformSearcher",
     "nearest_unseen",
-    "uniform_first",
 ]

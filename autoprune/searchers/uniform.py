@@ -34,7 +34,7 @@ class UniformSearcher:
         self, space: SearchSpace, goal: Goal, seed: int, *, ratios: Sequence[float] = RATIOS
     ) -> None:
         del goal  # a grid aims at nothing
-        check_ratios(ratios)
+        check_ratios("ratios", ratios)
         if not ratios:
             raise AutopruneError("the uniform searcher has no ratio; name at least one in (0, 1]")
         self._space = space
@@ -79,8 +79,8 @@ class UniformSearcher:
         return nearest_unseen(self._space, spec, self._seen, self._rng) or spec
 
 
-def check_ratios(ratios: Sequence[float]) -> None:
-    """Raise AutopruneError unless every ratio lies in (0, 1]."""
+def check_ratios(name: str, ratios: Sequence[float]) -> None:
+    """Raise AutopruneError unless every ratio of the setting `name` lies in (0, 1]."""
     wrong = [ratio for ratio in ratios if not 0.0 < ratio <= 1.0]
     if wrong:
-        raise AutopruneError(f"kept ratios {wrong} of {list(ratios)}; choose each in (0, 1]")
+        raise AutopruneError(f"{name} has {wrong}; choose kept ratios in (0, 1]")

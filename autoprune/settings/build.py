@@ -1,7 +1,6 @@
 """From a composed config to a request of plain objects, with every fault at once."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
-from autoprune.domain.protocols import SearcherFactory
+from autoprune.domain.ladder import Ladder
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.bench import check_where, placed
@@ -21,8 +20,7 @@ from autoprune.orchestration.launch import Tracking
 from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
 from autoprune.orchestration.session import rehearse_goal
 from autoprune.orchestration.sweep import Budget
-from autoprune.searchers.first import uniform_first
-from autoprune.searchers.named import checked
+from autoprune.searchers.uniform import check_ratios
 from autoprune.settings.parts import (
     criteria_of,
     fit_plan,
@@ -63,6 +61,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     faults.of(lambda: check_finite(config))
     faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
     faults.of(lambda: check_name(config["name"]))
+    faults.of(lambda: check_ratios("uniform_first", config["uniform_first"]))
     task = faults.of(lambda: task_of(config["task"], config["data"]))
     goal = faults.of(lambda: goal_of(config["objective"]))
     measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
@@ -72,7 +71,8 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     parts: dict[str, Any] = {
         "model": faults.of(lambda: model_of(config["model"], seed=max(0, config["seed"]))),
         "meter": measured,
-        "searcher": faults.of(lambda: _searcher(config)),
+        "searcher": faults.of(lambda: build_target("searcher", config["searcher"], partial=True)),
+        "ladder": faults.of(lambda: _ladder(config["ladder"])),
         "executor": faults.of(lambda: _executor(executor, code_paths)),
         "budget": faults.of(lambda: budget_of(config["budget"])),
         "baseline": faults.of(lambda: baseline_of(config)),
@@ -96,6 +96,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         output=Path(config["output"]).resolve(),
         graph_limit_s=config["space"]["graph_limit_s"],
         seed=config["seed"],
+        uniform_first=tuple(config["uniform_first"]),
         gate=gate,
         device=executor["device"],
         threads=executor["threads"] or executor["cpus"],
@@ -239,16 +240,11 @@ def meter_of(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter
     return PairedMeter(runtime, gate, settings)
 
 
-def _searcher(config: Mapping[str, Any]) -> SearcherFactory:
-    faults = Faults()
-    ratios = tuple(config["uniform_first"])
-    make = faults.of(lambda: build_target("searcher", config["searcher"], partial=True))
-    wrong = [ratio for ratio in ratios if not 0 < ratio <= 1]
-    if wrong:
-        faults.lines.append(f"uniform_first has {wrong}; choose kept ratios in (0, 1]")
-    faults.check()
-    assert make is not None
-    return partial(uniform_first, inner=checked(make), ratios=ratios)
+def _ladder(config: Mapping[str, Any]) -> Ladder | None:
+    epochs, reduction = config["epochs"], config["reduction"]
+    if not epochs:
+        return None
+    return Ladder(tuple(epochs), reduction, finish_front=config["finish_front"])
 
 
 def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:

@@ -6,10 +6,11 @@ from typing import TypedDict
 
 from torch import nn
 
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.measurement.runtimes import Runtime
+from autoprune.orchestration.request import FIRST
 from autoprune.pruning.recover import FitPlan
-from autoprune.searchers.first import FIRST
 from autoprune.settings.arguments import (
     PLACE,
     RUNTIME,
@@ -37,6 +38,7 @@ class Options(TypedDict, total=False):
     objectives: Sequence[str]
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
+    ladder: Ladder | None
     runtime: Runtime | str | None
     batch_sizes: Sequence[int]
     measure_s: float
@@ -61,6 +63,7 @@ DEFAULTS: Options = {
     "objectives": ("main", "speedup"),
     "constraints": (),
     "uniform_first": FIRST,
+    "ladder": None,
     "runtime": None,
     "batch_sizes": (1,),
     "measure_s": 1.5,
@@ -92,6 +95,7 @@ RULES: dict[str, Rule] = {
     "objectives": (all_of(a(str)), "a list of metrics"),
     "constraints": (all_of(a(Constraint)), "a list of Constraint"),
     "uniform_first": (all_of(number), "a list of kept ratios"),
+    "ladder": (or_none(a(Ladder)), "an autoprune.Ladder, or None"),
     "runtime": (
         or_none(lambda given: isinstance(given, str) or RUNTIME(given)),
         'a name, such as "onnxruntime", a runtime (autoprune.measurement.runtimes), or None',

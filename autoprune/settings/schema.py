@@ -148,6 +148,18 @@ class BudgetConfig:
 
 
 @dataclass
+class LadderConfig:
+    """After how many epochs of recovery trials are compared, and which part of them goes on.
+
+    No epochs: no ladder, every trial comes to its end.
+    """
+
+    epochs: list[int] = field(default_factory=list)
+    reduction: float = 3.0
+    finish_front: bool = True
+
+
+@dataclass
 class SweepConfig:
     """`autoprune sweep` and `autoprune plan`."""
 
@@ -165,6 +177,7 @@ class SweepConfig:
     meter: MeterConfig = field(default_factory=MeterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     searcher: dict[str, Any] = field(default_factory=dict)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)

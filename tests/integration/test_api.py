@@ -98,7 +98,8 @@ def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPa
         assert getattr(own, name) == getattr(command, name), name
     assert tuple(own.goal.metrics) == tuple(command.goal.metrics)
     assert list(own.criteria) == list(command.criteria)
-    assert own.searcher.keywords["ratios"] == command.searcher.keywords["ratios"]  # type: ignore[attr-defined]
+    assert tuple(own.uniform_first) == tuple(command.uniform_first)
+    assert own.ladder == command.ladder
     assert own.executor.slots == command.executor.slots
 
 

@@ -11,7 +11,6 @@ from autoprune.orchestration.record import Asked, Told, read_journal
 from autoprune.orchestration.request import Executor
 from autoprune.orchestration.session import SweepResult, prepare, start
 from autoprune.orchestration.sweep import Budget
-from autoprune.searchers.first import uniform_first
 from autoprune.searchers.optuna import OptunaSearcher
 from tests.tiny import ray_slots, request
 
@@ -24,7 +23,7 @@ def run(output, executor: Executor) -> SweepResult:
     asked = request(
         output,
         executor=executor,
-        searcher=partial(uniform_first, inner=NSGA2, ratios=(0.5,)),
+        searcher=NSGA2,
         budget=Budget(trials=TRIALS),
         seed=3,
     )

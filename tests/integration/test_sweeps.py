@@ -1,7 +1,6 @@
 """Whole sweeps of tasks other than classification, in this process."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.recover import FitPlan
-from autoprune.searchers.first import uniform_first
-from autoprune.searchers.named import searcher_named
 from tests import examples_tasks
 from tests.tiny import meter, one_thread, ray_slots, request
 
@@ -46,7 +43,7 @@ def test_a_task_of_the_users_own_goes_all_the_way(tmp_path, make, main, directio
         baseline=BaselineRequest(plan=plan, identity={"task": main}),
         recoveries={"finetune": FitPlan(epochs=1, lr=0.01, optimizer="adamw")},
         goal=GoalRequest(("main", "speedup")),
-        searcher=partial(uniform_first, inner=searcher_named("nsga2"), ratios=(0.75, 0.25)),
+        uniform_first=(0.75, 0.25),
         meter=meter(),
         budget=Budget(trials=4),
         **slots,

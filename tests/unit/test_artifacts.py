@@ -42,8 +42,8 @@ def write(folder: Path, asked: SweepRequest) -> Path:
     kept = folder / "0000"
 
     def keep(progress) -> None:
-        if progress.snapshot is not None and progress.snapshot.fit is None:
-            save_snapshot(kept, progress.snapshot, name="model")
+        if progress.snapshot is not None and progress.snapshot.done:
+            save_snapshot(kept, progress.snapshot)
             found.append(progress.snapshot)
 
     run_trial(trial, prepared.context, report=keep)

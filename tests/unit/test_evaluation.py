@@ -185,11 +185,11 @@ def test_a_snapshot_that_cannot_be_saved_fails_the_trial(trial, context, tmp_pat
 
 def test_a_draft_that_a_kill_left_is_no_snapshot(trial, context, tmp_path):
     snapshot = next(p.snapshot for p in trial_steps(trial, context) if p.snapshot is not None)
-    place = save_snapshot(tmp_path, snapshot, name="epoch-0001")
+    place = save_snapshot(tmp_path, snapshot)
     place.rename(tmp_path / ".draft-epoch-0002")
     assert snapshots(tmp_path) == []
-    save_snapshot(tmp_path, snapshot, name="epoch-0002")
-    assert [path.name for path in snapshots(tmp_path)] == ["epoch-0002"]
+    save_snapshot(tmp_path, snapshot)
+    assert [path.name for path in snapshots(tmp_path)] == ["epoch-0001"]
 
 
 class Watched:

@@ -49,7 +49,7 @@ class Squatter:
 def test_a_sweep_goes_on_without_reports_and_tells_it_once(tmp_path: Path) -> None:
     launched = launch(request(tmp_path), Tracking(), watchers=(Squatter(tmp_path),))
     assert launched.result.complete
-    (lost,) = launched.lost
+    (lost,) = launched.warnings
     assert "are not up to date (Is a directory)" in lost
 
 
@@ -60,6 +60,6 @@ def test_a_resume_tells_of_the_torn_line_that_it_cut_off(tmp_path: Path) -> None
     with journal.open("a") as file:
         file.write('{"event": "as')
     again = launch(asked, Tracking(), folder=first.result.folder)
-    (lost,) = again.lost
+    (lost,) = again.warnings
     assert "was torn by a crash (13 bytes)" in lost
-    assert launch(asked, Tracking(), folder=first.result.folder).lost == ()
+    assert launch(asked, Tracking(), folder=first.result.folder).warnings == ()

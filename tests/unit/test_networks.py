@@ -44,8 +44,9 @@ def artifact(folder: Path, *, target: str = MLP["_target_"], example: Any = IMAG
     """The folder of a trial that cut nothing, as a sweep writes it."""
     model = {**MLP, "_target_": target}
     recipe = Recipe.of((), PruningSpec.of({"hidden.0": 16}), example, model=model)
-    snapshot = Snapshot(recipe, network(seed=1).state_dict(), {}, SPEED, {})
-    return save_snapshot(folder / "0007", snapshot, name="model")
+    weights, outputs = network(seed=1).state_dict(), (torch.zeros(1, 10),)
+    snapshot = Snapshot(recipe, weights, {}, SPEED, {}, done=True, outputs=outputs)
+    return save_snapshot(folder / "0007", snapshot)
 
 
 def program(model: nn.Module, *args: Any, **options: Any) -> torch.export.ExportedProgram:

@@ -18,10 +18,8 @@ from autoprune.searchers import (
     SAMPLERS,
     OptunaSearcher,
     RandomSearcher,
-    UniformFirst,
     UniformSearcher,
     nearest_unseen,
-    uniform_first,
 )
 from tests.contracts.searcher_contract import GOAL, OBJECTIVES, SPACE, Driver, measure
 
@@ -61,7 +59,7 @@ def test_the_uniform_grid_is_refined_between_its_points() -> None:
     ("ratios", "message"),
     [
         ((), "the uniform searcher has no ratio; name at least one in (0, 1]"),
-        ((0.5, 1.2, 0.0), "kept ratios [1.2, 0.0] of [0.5, 1.2, 0.0]; choose each in (0, 1]"),
+        ((0.5, 1.2, 0.0), "ratios has [1.2, 0.0]; choose kept ratios in (0, 1]"),
     ],
 )
 def test_uniform_ratios_that_cannot_be(ratios: tuple[float, ...], message: str) -> None:
@@ -81,36 +79,6 @@ def test_a_random_proposal_depends_on_seed_and_number_only() -> None:
 
 
 # Uniform points first
-
-
-def test_uniform_points_come_first_and_the_search_hears_of_them() -> None:
-    heard: list[int] = []
-
-    class Listener:
-        def ask(self, number: int) -> PruningSpec:
-            return WIDE.uniform(0.5) if number == 3 else WIDE.uniform(0.4)
-
-        def tell(self, observation: Observation) -> None:
-            heard.append(observation.trial.number)
-
-    searcher = UniformFirst(WIDE, Listener(), ratios=(0.5, 0.75, 0.5, 0.25))
-    specs = [searcher.ask(number) for number in range(5)]
-    assert [kept(spec) for spec in specs[:3]] == [0.5, 0.75, 0.25]
-    # The search asked for the first one again, not having heard of it yet.
-    assert specs[3] not in specs[:3]
-    assert kept(specs[3]) == pytest.approx(0.5, abs=0.01)
-    assert specs[4] == WIDE.uniform(0.4)
-    for number in (1, 4, 0):
-        searcher.tell(Observation(Trial(number, specs[number], 0), measure(specs[number])))
-    assert heard == [1, 4, 0]
-
-
-def test_no_ratios_and_a_uniform_search_are_left_as_they_are() -> None:
-    assert isinstance(uniform_first(WIDE, OPEN, 0, inner=UniformSearcher), UniformSearcher)
-    unwrapped = uniform_first(WIDE, OPEN, 0, inner=RandomSearcher, ratios=())
-    assert isinstance(unwrapped, RandomSearcher)
-    with pytest.raises(AutopruneError, match=r"kept ratios \[2\.0\] of \[2\.0\]"):
-        uniform_first(WIDE, OPEN, 0, inner=RandomSearcher, ratios=(2.0,))
 
 
 # New proposals

@@ -16,7 +16,7 @@ from autoprune.settings.schema import COMMANDS, register
 SURFACE = Path(__file__).with_name("settings_surface.txt")
 NAMED = (
     *("model", "data", "baseline", "space", "importance", "recovery", "meter", "objective"),
-    *("searcher", "executor", "tracking", "budget", "experiment", "task"),
+    *("searcher", "ladder", "executor", "tracking", "budget", "experiment", "task"),
 )
 
 

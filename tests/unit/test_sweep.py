@@ -1,4 +1,5 @@
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ import ray
 import torch
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -21,6 +23,8 @@ from autoprune.domain.trial import (
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep, make_folder, view_of
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.proposals import Proposals
+from autoprune.orchestration.record import Asked
 from autoprune.orchestration.sweep import Budget, Sweep, SweepStoppedError
 from autoprune.orchestration.view import SweepView
 from autoprune.searchers.random import RandomSearcher
@@ -92,7 +96,9 @@ class Bench:
     clock: Clock = field(default_factory=Clock)
 
     @contextmanager
-    def sweep(self, budget: Budget | None = None, *watchers: Heard) -> Iterator[Sweep]:
+    def sweep(
+        self, budget: Budget | None = None, *watchers: Heard, ladder: Ladder | None = None
+    ) -> Iterator[Sweep]:
         path = self.folder / "journal.jsonl"
         opened = (
             Journal.open(path, timer=self.clock)
@@ -103,9 +109,9 @@ class Bench:
             yield Sweep(
                 START,
                 journal,
-                RandomSearcher(SPACE, GOAL, 0),
+                Proposals(RandomSearcher(SPACE, GOAL, 0), SPACE),
                 budget=budget or Budget(trials=100),
-                seed=0,
+                ladder=ladder,
                 watchers=watchers,
             )
 
@@ -242,7 +248,7 @@ class TestResume:
             assert not sweep.running
         with bench.sweep(Budget(trials=6)) as sweep:
             assert sweep.next_trial() is None
-            assert sweep.view.counts == {"finished": 5, "failed": 1, "stopped": 0}
+            assert sweep.view.counts == {"finished": 5, "paused": 0, "stopped": 0, "failed": 1}
 
     def test_a_larger_budget_goes_on(self, bench):
         with bench.sweep(Budget(trials=1)) as sweep:
@@ -255,11 +261,108 @@ class TestResume:
         with bench.sweep() as sweep:
             do(sweep)
         path = bench.folder / "journal.jsonl"
+        other = Proposals(RandomSearcher(SPACE, GOAL, 1), SPACE)
         with (
             Journal.open(path) as journal,
             pytest.raises(AutopruneError, match="trial 0 is not what the searcher proposes"),
         ):
-            Sweep(START, journal, RandomSearcher(SPACE, GOAL, 1), budget=Budget(9), seed=0)
+            Sweep(START, journal, other, budget=Budget(9))
+
+
+class TestLadder:
+    """One in two goes on; a rung before recovery and one after an epoch."""
+
+    LADDER = Ladder((0, 1), reduction=2.0)
+
+    def worth(self, trial: Trial, rung: int | None, accuracy: float = 0.97) -> Observation:
+        outcome = Measurement({"accuracy": accuracy, "speedup": 2.0})
+        return Observation(trial, outcome, seconds={0: 1.0, 1: 2.0, None: 4.0}[rung], rung=rung)
+
+    def test_trials_pause_and_go_on(self, bench):
+        watcher = Heard()
+        with bench.sweep(Budget(trials=3), watcher, ladder=self.LADDER) as sweep, sweep.watched():
+            first = take(sweep)
+            assert not sweep.reached(self.worth(first, 0))
+            assert not sweep.running
+            second = take(sweep)
+            assert second.number == 1
+            assert sweep.reached(self.worth(second, 0, 0.98)), "one of two may go on"
+            assert not sweep.reached(self.worth(second, 1, 0.98))
+            third = take(sweep)
+            assert not sweep.reached(self.worth(third, 0, 0.9))
+            assert sweep.view.counts == {"finished": 0, "paused": 3, "stopped": 0, "failed": 0}
+            # no more than one in two of a rung; but the front comes to its end
+            assert not sweep.spent
+            assert take(sweep) == second
+            sweep.record(self.worth(second, None, 0.98))
+            assert sweep.view.front.members[0].trial.number == 1
+            assert sweep.spent
+            assert sweep.next_trial() is None
+            assert sweep.view.busy_s == 1.0 + 4.0 + 1.0
+        assert watcher.events[-2:] == ["outcome 1 of 3", "finish True"]
+
+    def test_the_front_may_stay_where_it_is(self, bench):
+        ladder = Ladder((0, 1), reduction=2.0, finish_front=False)
+        with bench.sweep(Budget(trials=1), ladder=ladder) as sweep:
+            assert not sweep.reached(self.worth(take(sweep), 0))
+            assert sweep.spent
+
+    def test_what_runs_may_let_another_one_climb(self, bench):
+        ladder = Ladder((0,), reduction=2.0, finish_front=False)
+        with bench.sweep(Budget(trials=2), ladder=ladder) as sweep:
+            first, second = take(sweep), take(sweep)
+            assert not sweep.reached(self.worth(first, 0))
+            assert not sweep.spent
+            assert sweep.next_trial(wait_s=0.0) is None
+            assert not sweep.reached(self.worth(second, 0, 0.9))
+            assert take(sweep) == first
+
+    def test_a_resume_stands_where_it_stood(self, bench):
+        with bench.sweep(Budget(trials=4), ladder=self.LADDER) as sweep:
+            trials = [take(sweep) for _ in range(4)]
+            sweep.reached(self.worth(trials[0], 0))
+            assert sweep.reached(self.worth(trials[1], 0, 0.98))
+            sweep.record(Observation(trials[2], failed(Cause.GRAPH)))
+        with bench.sweep(Budget(trials=4), ladder=self.LADDER) as sweep:
+            assert take(sweep) == trials[3], "nobody knows what it is worth"
+            assert take(sweep) == trials[1], "it waits on its rung, and may climb"
+            assert sweep.reached(self.worth(trials[1], 0, 0.98)), "that was heard already"
+            assert len(sweep.view.observations) == 3
+        with bench.sweep(Budget(trials=4)) as sweep:
+            assert {take(sweep).number for _ in range(3)} == {0, 1, 3}, "no ladder: to the end"
+
+    def test_rungs_that_predict_badly_are_told(self, bench):
+        ladder = Ladder((0,), reduction=1.01, finish_front=True)
+        with bench.sweep(Budget(trials=9), ladder=ladder) as sweep:
+            while (trial := sweep.next_trial()) is not None:
+                level = (trial.number + 1) / 1000
+                if sweep.rungs.knows(self.worth(trial, 0)):
+                    sweep.record(self.worth(trial, None, 0.96 - level))
+                    continue
+                if sweep.reached(self.worth(trial, 0, 0.96 + level)):
+                    sweep.record(self.worth(trial, None, 0.96 - level))
+            (doubt,) = sweep.doubts
+            assert "the rung at 0 epochs has a rank correlation of -1.00 with the top" in doubt
+            assert sweep.view.figures["ladder/spearman_at_0"] == pytest.approx(-1.0)
+
+
+class TestSlowSearcher:
+    def test_nobody_waits_for_it(self, bench):
+        """An outcome that comes in while it works is not what its proposal builds on."""
+        with bench.sweep(Budget(trials=3)) as sweep:
+            first = take(sweep)
+            gate = threading.Event()
+            slow, ask = sweep.proposals.searcher, sweep.proposals.searcher.ask
+            slow.ask = lambda number: (gate.wait(), ask(number))[1]
+            assert sweep.next_trial(wait_s=0.01) is None
+            assert not sweep.spent
+            sweep.record(Observation(first, GOOD))
+            gate.set()
+            take(sweep)
+            asked = [event for event in sweep.journal.events if isinstance(event, Asked)]
+            assert [event.heard for event in asked] == [None, 0]
+        with bench.sweep(Budget(trials=3)) as sweep:
+            assert take(sweep).number == 1
 
 
 class TestClock:

@@ -34,3 +34,6 @@ class InlineExecutor:
                     sweep.record(end.value)
                     break
                 sweep.progress(trial, progress.stage, progress.metrics, epoch=progress.epoch)
+                if progress.worth is not None and not sweep.reached(progress.worth):
+                    steps.close()
+                    break

@@ -16,7 +16,9 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
 from autoprune.orchestration.executors.cluster import check_address, cluster, this_machine
+from autoprune.orchestration.executors.pareto_asha import ParetoAsha
 from autoprune.orchestration.executors.tune_driver import (
+    WORTH,
     Adapter,
     ProgressCallback,
     Stopper,
@@ -104,6 +106,7 @@ class TuneExecutor:
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=adapter,
+                scheduler=ParetoAsha(adapter),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=trial_name,
@@ -149,10 +152,12 @@ class TrialActor(tune.Trainable):
             progress = next(self._steps)
         except StopIteration as end:
             return {"observation": json.dumps(end.value.to_json()), "done": True}
+        worth = progress.worth
         return {
             "stage": str(progress.stage),
             "epoch": progress.epoch,
             "metrics": json.dumps(dict(progress.metrics)),
+            **({} if worth is None else {WORTH: json.dumps(worth.to_json())}),
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -18,7 +18,7 @@ from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 
 
-class _InDriver:
+class InDriver:
     """Lives in the driver alone.
 
     Tune 2.60 pickles its searcher, stopper and callbacks for Tuner.restore, which nobody calls:
@@ -30,6 +30,13 @@ class _InDriver:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+WORTH = "worth"
+"""The key of a result under which a trial on a rung of the ladder says what it is worth."""
+
+PATIENCE_S = 0.03
+"""How long Tune's loop may wait for a proposal: most searchers are done by then."""
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Slot:
         return stages[min(stages.index(self.stage) + 1, len(stages) - 1)]
 
 
-class Adapter(_InDriver, TuneSearcher):
+class Adapter(InDriver, TuneSearcher):
     """Lets Tune drive a Sweep: at most `slots` trials are under way at a time.
 
     Holding back keeps Tune from asking far ahead of the results, so that the searcher knows as
@@ -71,12 +78,12 @@ class Adapter(_InDriver, TuneSearcher):
         if len(self.live) >= self.slots:
             return None
         try:
-            trial = self.sweep.next_trial()
+            trial = self.sweep.next_trial(wait_s=PATIENCE_S)
         except Exception as error:
             self.fault = error
             return TuneSearcher.FINISHED
         if trial is None:
-            return TuneSearcher.FINISHED
+            return TuneSearcher.FINISHED if self.sweep.spent else None
         self.live[trial_id] = Slot(trial, time.perf_counter())
         return {"trial": json.dumps(trial.to_json())}
 
@@ -87,6 +94,25 @@ class Adapter(_InDriver, TuneSearcher):
         if not error and result is not None and "observation" in result:
             del self.live[trial_id]
             self._record(Observation.from_json(json.loads(result["observation"])))
+
+    def progress(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Tell the sweep of a stage or an epoch that has ended."""
+        slot = self.live[trial_id]
+        slot.stage = Stage(result["stage"])
+        metrics, epoch = json.loads(result["metrics"]), int(result["epoch"])
+        self.sweep.progress(slot.trial, slot.stage, metrics, epoch=epoch)
+
+    def reached(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Tell the sweep of a trial that came to a rung of the ladder; whether it goes on."""
+        self.progress(trial_id, result)
+        worth = Observation.from_json(json.loads(result[WORTH]))
+        try:
+            goes_on = self.sweep.reached(worth)
+        except Exception as fault:  # raised again once Tune has wound down
+            self.fault, goes_on = fault, False
+        if not goes_on:
+            del self.live[trial_id]
+        return goes_on
 
     def failed(self, trial_id: str, error: Exception | None) -> None:
         """Tell the sweep of a trial whose worker died, or never came to work on it."""
@@ -118,7 +144,7 @@ class Adapter(_InDriver, TuneSearcher):
         assert not state
 
 
-class ProgressCallback(_InDriver, tune.Callback):
+class ProgressCallback(InDriver, tune.Callback):
     """Hears from Tune of what happens to trials, results unflattened."""
 
     def __init__(self, adapter: Adapter) -> None:
@@ -134,11 +160,8 @@ class ProgressCallback(_InDriver, tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         """A stage or an epoch has ended."""
-        slot = self.adapter.live.get(trial.trial_id)
-        if slot is not None and "stage" in result:
-            slot.stage = Stage(result["stage"])
-            metrics, epoch = json.loads(result["metrics"]), int(result["epoch"])
-            self.adapter.sweep.progress(slot.trial, slot.stage, metrics, epoch=epoch)
+        if "stage" in result and WORTH not in result:
+            self.adapter.progress(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A worker died, or could not begin."""
@@ -152,7 +175,7 @@ class ProgressCallback(_InDriver, tune.Callback):
         return
 
 
-class Stopper(_InDriver, tune.Stopper):
+class Stopper(InDriver, tune.Stopper):
     """Ends the experiment at once where running trials are to be given up."""
 
     def __init__(self, adapter: Adapter, interrupt: Interrupt) -> None:

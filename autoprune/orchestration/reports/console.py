@@ -11,7 +11,7 @@ from rich.table import Table
 
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage, Trial
-from autoprune.orchestration.reports.pareto import pareto_json, settled
+from autoprune.orchestration.reports.pareto import pareto_json, settled, tally
 from autoprune.orchestration.view import SweepView
 
 WIDE = 1000
@@ -140,13 +140,11 @@ def front_table(view: SweepView) -> Table:
 
 def show_summary(console: Console, view: SweepView) -> None:
     """What the search gave over equal ratios for every group, and how it went."""
-    counts = view.counts
     for line in (_unmet(view), _unsettled(view), _of_two_kinds(view), _against_uniform(view)):
         if line:
             console.print(line, highlight=False)
     console.print(
-        f"{counts['finished']} finished, {counts['stopped']} stopped by a constraint, "
-        f"{counts['failed']} failed in {view.search_s:.0f} s; "
+        f"{tally(view)} in {view.search_s:.0f} s; "
         f"slots busy {100 * view.utilisation:.0f}% of the time; "
         f"hypervolume {view.hypervolume:.4g}",
         highlight=False,

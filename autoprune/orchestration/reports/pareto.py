@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoprune.domain.trial import Failure, Measurement, Observation
-from autoprune.orchestration.view import SweepView, state_of
+from autoprune.orchestration.view import STATES, SweepView, state_of
 
 NOTE_ROWS = 8
 BASELINE_FIRST = ("latency_ms", "macs", "params")
@@ -52,14 +52,12 @@ def note_markdown(view: SweepView, promote_command: str) -> str:
     A front of more than `NOTE_ROWS` members is thinned evenly between its two ends.
     """
     main = view.goal.main.metric
-    counts = view.counts
     lines = [
         f"### Sweep `{view.sweep_id}`",
         "",
         f"Baseline: {main} {view.baseline[main]:.4g}"
         + (f", {view.baseline['latency_ms']:.3g} ms" if "latency_ms" in view.baseline else "")
-        + f". {counts['finished']} trials finished, {counts['stopped']} stopped by a constraint, "
-        f"{counts['failed']} failed. Hypervolume {view.hypervolume:.4g}.",
+        + f". Trials: {tally(view)}. Hypervolume {view.hypervolume:.4g}.",
         "",
     ]
     members = view.front.members
@@ -99,12 +97,25 @@ def sure_speedup(observation: Observation) -> float:
     return found.get("speedup_low", found["speedup"])
 
 
+def tally(view: SweepView) -> str:
+    """How many trials came to what, such as ``20 finished, 3 stopped by a constraint``."""
+    words = {"paused": "paused on the ladder", "stopped": "stopped by a constraint"}
+    always = ("finished", "stopped", "failed")
+    counts = view.counts
+    return ", ".join(
+        f"{counts[state]} {words.get(state, state)}"
+        for state in STATES
+        if state in always or counts[state]
+    )
+
+
 def live_metrics(view: SweepView) -> dict[str, float]:
     """What the sweep's run shows while it goes on."""
     found = {
         "hypervolume": view.hypervolume,
         "front_size": float(len(view.front)),
         "failed": float(view.counts["failed"]),
+        **view.figures,
     }
     best = fastest_worth_having(view)
     return found | ({} if best is None else {"best_speedup_at_budget": metrics_of(best)["speedup"]})

@@ -47,7 +47,7 @@ class SweepRuns:
             raise AutopruneError(f"sweep id {view.sweep_id!r} holds a quote; leave it out")
         self.client, self.sweep_id = client, view.sweep_id
         self.children: dict[int, str] = {}
-        self._complete: set[int] = set()
+        self._written: dict[int, str] = {}
         self._pareto: dict[int, bool] = {}
         self.experiment_id = self._experiment(view.experiment, root)
         self.parent = self._parent(view)
@@ -86,11 +86,11 @@ class SweepRuns:
             self.children[number] = run.info.run_id
             self._pareto[number] = tags.get("pareto") == "true"
             if STATE in tags and run.info.status in ("FINISHED", "FAILED"):
-                self._complete.add(number)
+                self._written[number] = tags[STATE]
 
     def missing(self, view: SweepView) -> list[Observation]:
-        """The observations whose child is not there or not complete."""
-        return [o for o in view.observations if o.trial.number not in self._complete]
+        """The observations whose child is not there, or told less."""
+        return [o for o in view.observations if self._written.get(o.trial.number) != _state(o)]
 
     def describe(self, view: SweepView, provenance: Provenance) -> None:
         """The parent's parameters, tags and artifacts that stand from the start."""
@@ -134,7 +134,7 @@ class SweepRuns:
             "host": observation.host,
             "feasible": str(_feasible(view, observation)).lower(),
             "pareto": str(number in view.front).lower(),
-            STATE: state_of(observation),
+            STATE: _state(observation),
         }
         metrics = {**metrics_of(observation), "seconds": observation.seconds}
         match observation.outcome:
@@ -147,7 +147,7 @@ class SweepRuns:
         log_entries(self.client, run_id, Entries(metrics, tags=tags), at_ms=ended)
         status = "FAILED" if isinstance(observation.outcome, Failure) else "FINISHED"
         self.client.set_terminated(run_id, status=status, end_time=ended)
-        self._complete.add(number)
+        self._written[number] = _state(observation)
         self._pareto[number] = number in view.front
         self.retag(view)
 
@@ -155,7 +155,7 @@ class SweepRuns:
         """Write the `pareto` tag of the children for which it changed."""
         for number, written in list(self._pareto.items()):
             wanted = number in view.front
-            if wanted != written and number in self._complete:
+            if wanted != written and number in self._written:
                 self.client.set_tag(self.children[number], "pareto", str(wanted).lower())
                 self._pareto[number] = wanted
 
@@ -184,7 +184,7 @@ class SweepRuns:
     def close(self, status: str) -> None:
         """End the parent, and those children whose trial was given up."""
         for number, run_id in self.children.items():
-            if number not in self._complete:
+            if number not in self._written:
                 self.client.set_terminated(run_id, status="KILLED")
         self.client.set_terminated(self.parent, status=status)
 
@@ -265,6 +265,12 @@ def find_sweep_run(client: MlflowClient, experiment: str, sweep_id: str) -> Run 
     condition = f"tags.`{SWEEP}` = '{sweep_id}' and tags.`{KIND}` = 'sweep'"
     runs = client.search_runs([found.experiment_id], condition, max_results=1)
     return runs[0] if runs else None
+
+
+def _state(observation: Observation) -> str:
+    """The state of a trial, with its rung where it paused on one."""
+    state, rung = state_of(observation), observation.rung
+    return state if rung is None else f"{state} on rung {rung}"
 
 
 def _feasible(view: SweepView, observation: Observation) -> bool:

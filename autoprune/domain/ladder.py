@@ -1,0 +1,148 @@
+"""The ladder of fidelities: trials pause on its rungs, and only the best of a rung climb on."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Goal
+from autoprune.domain.pareto import best_first
+from autoprune.domain.trial import Measurement, Observation
+
+ENOUGH = 8
+"""Trials that a rank correlation needs before it says anything of a rung."""
+
+GOOD_AGREEMENT = 0.5
+"""A rung whose ranks agree less with those at the top predicts badly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Where trials are compared: after how many epochs of recovery, and which part climbs on.
+
+    Rung 0 epochs is the network as it was cut, with its batch norm recalibrated. One in
+    `reduction` trials of a rung goes on to the next; the top, above the last rung, is the end of
+    recovery. `finish_front` brings every member of the front to the top once the budget allows
+    no new trial.
+    """
+
+    epochs: tuple[int, ...] = (0, 1, 3)
+    reduction: float = 3.0
+    finish_front: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.epochs or list(self.epochs) != sorted({*self.epochs}) or self.epochs[0] < 0:
+            raise AutopruneError(
+                f"ladder.epochs is {list(self.epochs)}; give epochs of recovery from 0 on, at "
+                "least one, each more than the one before"
+            )
+        if not (math.isfinite(self.reduction) and self.reduction > 1.0):
+            raise AutopruneError(f"ladder.reduction is {self.reduction:g}; choose more than 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well a rung ranks trials by the main metric, by Spearman's correlation with the top.
+
+    Over the `count` trials that reached both. They are the better ones of the rung, which alone
+    makes their ranks agree less than those of all would. None where all values are the same.
+    """
+
+    epochs: int
+    spearman: float | None
+    count: int
+
+    @property
+    def bad(self) -> bool:
+        """Whether the rung predicts badly, as far as can be told."""
+        return self.count >= ENOUGH and (self.spearman or 0.0) < GOOD_AGREEMENT
+
+    def __str__(self) -> str:
+        rank = "none" if self.spearman is None else f"{self.spearman:.2f}"
+        remedy = "predicts badly: raise ladder.epochs or leave that rung out" if self.bad else "ok"
+        return (
+            f"the rung at {self.epochs} epochs has a rank correlation of {rank} with the top over "
+            f"{self.count} trials ({remedy})"
+        )
+
+
+class Rungs:
+    """Who stands on which rung, and who may climb.
+
+    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): whenever a slot is free,
+    the best trial that waits on the highest rung and is among the first 1 / reduction there goes
+    on; nobody waits for a rung to fill. What is best is decided by non-dominated sorting, ties by
+    an epsilon net (Schmucker et al. 2021, arXiv:2106.12639): see `best_first`.
+    """
+
+    def __init__(self, ladder: Ladder, goal: Goal) -> None:
+        self.ladder, self._goal = ladder, goal
+        self._on: list[dict[int, Measurement]] = [{} for _ in ladder.epochs]
+        self._top: dict[int, Measurement] = {}
+        self._promoted: list[set[int]] = [set() for _ in ladder.epochs]
+        self._waiting: dict[int, int] = {}
+        self._order: dict[int, list[int]] = {}
+
+    @property
+    def waiting(self) -> Mapping[int, int]:
+        """The rung of every trial that waits on one."""
+        return self._waiting
+
+    def knows(self, observation: Observation) -> bool:
+        """Whether the trial was on this rung before."""
+        return observation.rung is not None and (
+            observation.trial.number in self._on[observation.rung]
+        )
+
+    def take(self, observation: Observation) -> None:
+        """Note what a trial is worth on the rung that it reached, where it waits; or its end."""
+        number, outcome = observation.trial.number, observation.outcome
+        before = self._waiting.pop(number, None)
+        if before is not None:
+            self._promoted[before].add(number)
+        if observation.rung is None:
+            if isinstance(outcome, Measurement) and outcome.complete:
+                self._top[number] = outcome
+            return
+        assert isinstance(outcome, Measurement), "a trial that failed is on no rung"
+        self._on[observation.rung][number] = outcome
+        self._order.pop(observation.rung, None)
+        self._waiting[number] = observation.rung
+
+    def promotable(self) -> int | None:
+        """The trial that is the next to climb; None where none may."""
+        found = (self._climbers(rung) for rung in reversed(range(len(self._on))))
+        return next((climbers[0] for climbers in found if climbers), None)
+
+    def may_climb(self, number: int) -> bool:
+        """Whether a trial that waits may go on."""
+        return number in self._climbers(self._waiting[number])
+
+    def _climbers(self, rung: int) -> list[int]:
+        """Who waits on a rung among its best, where not as many have climbed already."""
+        best = int(len(self._on[rung]) / self.ladder.reduction)
+        if best <= len(self._promoted[rung]):
+            return []
+        if rung not in self._order:
+            self._order[rung] = best_first(self._goal, self._on[rung])
+        return [n for n in self._order[rung][:best] if self._waiting.get(n) == rung]
+
+    def promote(self, number: int) -> None:
+        """Send a trial that waits up from its rung."""
+        self._promoted[self._waiting.pop(number)].add(number)
+
+    def agreement(self, rung: int) -> Agreement:
+        """How well a rung has predicted what trials came to."""
+        main = self._goal.main.metric
+        both = [
+            (here.metrics[main], self._top[number].metrics[main])
+            for number, here in self._on[rung].items()
+            if number in self._top
+        ]
+        early, late = np.array(both, dtype=float).reshape(-1, 2).T
+        told = len(both) >= 2 and min(np.ptp(early), np.ptp(late)) > 0.0
+        rank = float(spearmanr(early, late).statistic) if told else None
+        return Agreement(self.ladder.epochs[rung], rank, len(both))

@@ -1,0 +1,190 @@
+"""What a searcher proposes: it is asked and told in a thread of its own, where nothing waits."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.protocols import Learner, Searcher, Stateful, StepGuard
+from autoprune.domain.space import PruningSpec, SearchSpace
+from autoprune.domain.trial import Observation, Trial, trial_seed
+from autoprune.orchestration.record import Event, Told, as_searched
+from autoprune.searchers.novelty import nearest_unseen
+
+STATE_FOLDER = "searcher"
+COUNTS_FILE = "counts.json"
+
+
+class ReplayError(AutopruneError):
+    """A searcher that does not propose again what it once did, or cannot be restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A trial that is being worked out; `heard` counts the outcomes that it can build on."""
+
+    heard: int
+    trial: Future[Trial]
+
+
+class Proposals:
+    """The searcher of a sweep at work: calls are carried out one after the other, in order.
+
+    The `first` specs are proposed before the searcher is asked at all. A proposal that repeats
+    one of them, whose outcome may not be in yet, gives way to the nearest spec that is new. `seed`
+    is the sweep's, from which every trial gets its own. All that the searcher does runs inside
+    `guard()`, like any other work that would disturb a measurement on this node. What it raises
+    when told comes out of the next call.
+
+    A `Stateful` searcher is saved below `folder` whenever it has learnt all there is to learn,
+    and restored from there by `replay`; where that cannot be done, `fault` says why.
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        first: Sequence[PruningSpec] = (),
+        guard: StepGuard = nullcontext,
+        folder: Path | None = None,
+    ) -> None:
+        self.searcher, self.fault = searcher, ""
+        self._space, self._seed, self._guard = space, seed, guard
+        self._first = tuple(dict.fromkeys(first))
+        self._state = None if folder is None else folder / STATE_FOLDER
+        self._proposed: set[PruningSpec] = set()
+        self._asked = self._told = 0
+        self._curves: Mapping[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="searcher")
+        self._failed: Exception | None = None
+
+    @property
+    def curves(self) -> Mapping[str, float]:
+        """How the searcher's learning goes, as of the last outcome that it has taken in."""
+        return self._curves
+
+    def ask(self, number: int) -> Proposal:
+        """Have trial `number` proposed; returns at once."""
+        self._raise_what_failed()
+        return Proposal(self._told, self._thread.submit(self._propose, number))
+
+    def tell(self, observation: Observation) -> None:
+        """Have the searcher hear of an outcome; returns at once."""
+        self._raise_what_failed()
+        self._told += 1
+        self._thread.submit(self._learn, observation, self._told)
+
+    def replay(self, events: Sequence[Event]) -> None:
+        """Bring a new searcher to where a journal ends, from its saved state where there is one.
+
+        Raises ReplayError where it proposes anything else than it once did. One that was restored
+        may: what the weights of a network decide can come out differently on another machine.
+        """
+        asked, heard = self._restored()
+        for event in as_searched(events):
+            if isinstance(event, Told):
+                if self._told < heard:
+                    self._told += 1
+                else:
+                    self.tell(event.observation)
+            elif self._asked < asked:
+                self._note(event.trial.spec)
+            else:
+                self._ask_again(event.trial)
+
+    def close(self, *, wait: bool = True) -> None:
+        """Come to an end: with `wait` of all that was asked and told, else of what is under way.
+
+        Raises what the searcher raised.
+        """
+        self._thread.shutdown(wait=wait, cancel_futures=not wait)
+        if wait:
+            self._raise_what_failed()
+
+    def _raise_what_failed(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def _propose(self, number: int) -> Trial:
+        if number < len(self._first):
+            spec = self._first[number]
+        else:
+            with self._guard():
+                spec = self.searcher.ask(number)
+            if not isinstance(spec, PruningSpec):
+                raise AutopruneError(
+                    f"the searcher proposed {spec!r} for trial {number}; `ask` returns a "
+                    "PruningSpec of the space"
+                )
+            if spec in self._first:
+                rng = np.random.default_rng(number)
+                spec = nearest_unseen(self._space, spec, self._proposed, rng) or spec
+        self._space.check(spec)
+        self._note(spec)
+        return Trial(number, spec, trial_seed(self._seed, number))
+
+    def _note(self, spec: PruningSpec) -> None:
+        self._proposed.add(spec)
+        self._asked += 1
+
+    def _ask_again(self, trial: Trial) -> None:
+        proposed = self.ask(trial.number).trial.result()
+        if proposed != trial and not isinstance(self.searcher, Stateful):
+            raise ReplayError(
+                f"trial {trial.number} is not what the searcher proposes on replay; resume with "
+                "the versions and settings it began with"
+            )
+        self._proposed.add(trial.spec)
+
+    def _learn(self, observation: Observation, told: int) -> None:
+        try:
+            with self._guard():
+                self.searcher.tell(observation)
+        except Exception as error:  # whatever the user's searcher raises
+            self._failed = self._failed or error
+            return
+        if isinstance(self.searcher, Learner):
+            self._curves = dict(self.searcher.curves)
+        # where the next outcome is waiting already, it is worth saving only after that one
+        if isinstance(self.searcher, Stateful) and self._state is not None and told == self._told:
+            self._save(self.searcher, self._state, told)
+
+    def _save(self, searcher: Stateful, state: Path, told: int) -> None:
+        draft = state.with_name(f".{state.name}")
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            searcher.save(draft)
+            counts = {"asked": self._asked, "told": told}
+            (draft / COUNTS_FILE).write_text(json.dumps(counts))
+            shutil.rmtree(state, ignore_errors=True)
+            draft.rename(state)
+        except OSError as error:
+            self.fault = f"the searcher's state in {state} is not up to date ({error.strerror})"
+        else:
+            self.fault = ""
+
+    def _restored(self) -> tuple[int, int]:
+        """How many asks and outcomes the state that was restored has behind it."""
+        if not isinstance(self.searcher, Stateful) or self._state is None:
+            return 0, 0
+        if not self._state.is_dir():
+            return 0, 0
+        try:
+            counts = json.loads((self._state / COUNTS_FILE).read_text())
+            self.searcher.load(self._state)
+            return int(counts["asked"]), int(counts["told"])
+        except Exception as error:  # whatever a damaged file raises
+            raise ReplayError(
+                f"{self._state}: the searcher cannot be restored ({type(error).__name__}: "
+                f"{first_line(error)}); delete that folder: the searcher then learns anew from "
+                "the journal"
+            ) from error
