@@ -61,7 +61,7 @@ def test_every_trial_of_a_sweep_is_measured_on_the_bench(nodes, bench_node, tmp_
         budget=Budget(trials=4),
     )
     result = launch(asked, Tracking()).result
-    assert result.view.counts == {"finished": 4, "failed": 0, "stopped": 0}
+    assert result.view.counts == {"finished": 4, "paused": 0, "stopped": 0, "failed": 0}
     for observation in result.view.observations:
         assert isinstance(observation.outcome, Measurement)
         assert bench_node.node_id in observation.outcome.speedup.device

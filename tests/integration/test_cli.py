@@ -219,7 +219,7 @@ def test_status_as_a_table_and_as_json(run: Run, outputs: Path) -> None:
     assert "3 of 3 trials done, 0 under way or interrupted" in out
     facts = json.loads(run("status", f"sweep={folder.name}", f"output={outputs}", "--json"))
     assert facts["sweep_id"] == folder.name
-    assert facts["counts"] == {"finished": 3, "failed": 0, "stopped": 0}
+    assert facts["counts"] == {"finished": 3, "paused": 0, "stopped": 0, "failed": 0}
     assert (facts["trials"], facts["asked_not_told"]) == (3, 0)
     assert facts["front"] == json.loads((folder / "pareto.json").read_text())["front"]
 

@@ -129,7 +129,7 @@ def check_sweep(folder: Path) -> None:
     asked = [event["trial"]["number"] for event in events(folder, "ask")]
     assert sorted(asked) == list(range(TRIALS))
     report = json.loads((folder / "pareto.json").read_text())
-    assert report["counts"] == {"finished": TRIALS, "failed": 0, "stopped": 0}
+    assert report["counts"] == {"finished": TRIALS, "paused": 0, "stopped": 0, "failed": 0}
     for row in report["front"]:
         assert (folder / "trials" / f"{row['trial']:04d}" / "model").is_dir()
 

@@ -26,7 +26,7 @@ def test_a_sweep_counts_shows_and_survives_what_fails(tmp_path):
     task = Faulty(tmp_path, faults)
     result = launch(request(tmp_path / "out", task=task, budget=Budget(trials=6)), NOWHERE).result
     assert result.complete
-    assert result.view.counts == {"finished": 3, "failed": 3, "stopped": 0}
+    assert result.view.counts == {"finished": 3, "paused": 0, "stopped": 0, "failed": 3}
     outcomes = by_number(result.view.observations)
     causes = [o.cause if isinstance(o, Failure) else None for o in outcomes]
     assert causes == [Cause.NAN_LOSS, Cause.OUT_OF_MEMORY, None, Cause.ERROR, None, None]
@@ -49,7 +49,7 @@ def test_a_worker_that_is_killed_costs_its_trial_only(tmp_path):
     asked = request(tmp_path / "out", task=task, budget=Budget(trials=5), executor=ray_slots(1))
     result = launch(asked, NOWHERE).result
     assert result.complete
-    assert result.view.counts == {"finished": 4, "failed": 1, "stopped": 0}
+    assert result.view.counts == {"finished": 4, "paused": 0, "stopped": 0, "failed": 1}
     lost = by_number(result.view.observations)[1]
     assert isinstance(lost, Failure)
     assert (lost.stage, lost.cause) == (Stage.RECOVER, Cause.WORKER_LOST)

@@ -56,7 +56,7 @@ def test_a_task_of_the_users_own_goes_all_the_way(tmp_path, make, main, directio
     sign = 1 if direction is Direction.MAX else -1
     assert sign * epochs[-1] > sign * epochs[0]
     view = result.view
-    assert view.counts == {"finished": 4, "failed": 0, "stopped": 0}
+    assert view.counts == {"finished": 4, "paused": 0, "stopped": 0, "failed": 0}
     assert (view.goal.main.metric, view.goal.main.direction) == (main, direction)
     assert view.goal.reference[1] == 1.0
     assert sign * view.baseline[main] > sign * view.goal.reference[0]

@@ -159,7 +159,7 @@ def test_a_sweep_over_ones_own_model_and_data_in_workers(command: Path, project:
     done = run(command, project, "sweep", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = front_of(project)
-    assert facts["counts"] == {"finished": 4, "failed": 0, "stopped": 0}
+    assert facts["counts"] == {"finished": 4, "paused": 0, "stopped": 0, "failed": 0}
     assert facts["front"]
     status = run(command, project, "status", "--json")
     assert json.loads(status.stdout)["front"] == facts["front"]
