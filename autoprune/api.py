@@ -22,7 +22,7 @@ from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep
 from autoprune.orchestration.front import Front, Member
-from autoprune.orchestration.launch import Launched, Tracking, launch
+from autoprune.orchestration.launch import Launched, Listeners, Tracking, launch
 from autoprune.orchestration.promotion.promote import FinishedSweep
 from autoprune.orchestration.reports.console import show_front, show_summary, stdout
 from autoprune.orchestration.reports.live import live_watcher
@@ -105,7 +105,7 @@ def search(
         request,
         Tracking(uri),
         folder=None if resumed is None else find_sweep(request.output, resumed),
-        watchers=(live_watcher(console),),
+        listeners=Listeners(watchers=(live_watcher(console),)),
     )
     _show_end(console, launched)
     result = launched.result
@@ -183,6 +183,7 @@ def _request(
         searcher=factory,
         uniform_first=tuple(chosen["uniform_first"]),
         ladder=chosen["ladder"],
+        profile=chosen["profile"],
         executor=_executor(chosen, code_paths),
         budget=budget,
         output=Path(chosen["output"]).resolve(),

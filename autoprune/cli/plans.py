@@ -4,9 +4,9 @@ from rich.table import Table
 
 from autoprune.cli.call import DONE, Call
 from autoprune.orchestration.forecast import Forecast, forecast
+from autoprune.orchestration.planning import Plan, make_plan
 from autoprune.orchestration.reports.console import count, short
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Plan, make_plan
 from autoprune.settings.build import build_request
 
 

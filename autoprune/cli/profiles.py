@@ -4,8 +4,8 @@ import json
 
 from autoprune.cli.call import DONE, Call, say, stderr
 from autoprune.domain.profile import ProfilePoint
-from autoprune.orchestration.folders import check_writable, replace_text
-from autoprune.orchestration.profiling import PROFILE_FILE, profile_network
+from autoprune.orchestration.folders import PROFILE_FILE, check_writable, replace_text
+from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.reports.profile import model_lines, point_line, profile_table
 from autoprune.orchestration.reports.profile_page import profile_html
 from autoprune.orchestration.session import prepare

@@ -11,8 +11,9 @@ from autoprune.cli.again import config_of, request_of
 from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.interrupt import OnInterrupt
-from autoprune.orchestration.launch import Launched, launch
+from autoprune.orchestration.launch import Launched, Listeners, launch
 from autoprune.orchestration.reports.console import ConsoleWatcher, count, short, show_front
+from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared
 from autoprune.settings.build import build_request, tracking_of
@@ -43,11 +44,14 @@ def _run(
             replace(request, on_signal=_answer),
             tracking_of(config),
             folder=folder,
-            watchers=(watcher,),
-            on_epoch=lambda epoch, value: call.say(
-                f"baseline epoch {epoch}/{total}  {main} {value:.4f}"
+            listeners=Listeners(
+                watchers=(watcher,),
+                on_epoch=lambda epoch, value: call.say(
+                    f"baseline epoch {epoch}/{total}  {main} {value:.4f}"
+                ),
+                on_prepared=lambda prepared: _show_prepared(call, prepared),
+                on_point=lambda point, done, of: call.say(point_line(point, main, done, of)),
             ),
-            on_prepared=lambda prepared: _show_prepared(call, prepared),
         )
     except AutopruneError as error:
         if watcher.started is None:

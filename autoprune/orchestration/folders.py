@@ -18,6 +18,7 @@ from autoprune.orchestration.view import SweepView
 DEFAULT_OUTPUT = "outputs"
 JOURNAL_FILE = "journal.jsonl"
 BASELINE_FILE = "baseline.safetensors"
+PROFILE_FILE = "profile.json"
 LATEST = "latest"
 LOCK_FILE = "lock"
 

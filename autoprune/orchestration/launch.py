@@ -11,9 +11,10 @@ from mlflow.exceptions import MlflowException
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
-from autoprune.orchestration.files import FilesWatcher
+from autoprune.orchestration.files import NetworksWatcher, ReportsWatcher
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
 from autoprune.orchestration.journal import check_free
+from autoprune.orchestration.profiling import PointReport, with_profile
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
@@ -41,22 +42,32 @@ class Launched:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears of a sweep: of the baseline's training by `on_epoch`, of its figures by
+    `on_prepared`, of every point of the profile by `on_point`, and of all that follows.
+    """
+
+    watchers: Sequence[Watcher] = ()
+    on_epoch: EpochReport | None = None
+    on_prepared: Callable[[Prepared], None] | None = None
+    on_point: PointReport | None = None
+
+
 def launch(
     request: SweepRequest,
     tracking: Tracking,
     *,
     folder: Path | None = None,
-    watchers: Sequence[Watcher] = (),
-    on_epoch: EpochReport | None = None,
-    on_prepared: Callable[[Prepared], None] | None = None,
+    listeners: Listeners | None = None,
 ) -> Launched:
     """Run a sweep, or go on with the one in `folder`, and log the front's networks.
 
     Folder, executor and tracking store are tried before anything else: without them nothing
-    starts. A new
-    sqlite store is made once the baseline stands, so that a request at fault leaves none.
-    `on_epoch` hears of the baseline's training, `on_prepared` of the baseline's figures.
+    starts. A new sqlite store is made once the baseline stands, so that a request at fault leaves
+    none.
     """
+    listeners = listeners or Listeners()
     check_writable(request.output)
     if folder is not None:
         # a sweep that is running, or damaged, is refused before anything is measured
@@ -64,11 +75,13 @@ def launch(
     request.executor.check()
     if tracking.uri is not None:
         _check_without_making(tracking.uri)
-    prepared = prepare(request, report=on_epoch)
+    prepared = prepare(request, report=listeners.on_epoch)
     if tracking.uri is not None:
         check(tracking.uri)
-    if on_prepared is not None:
-        on_prepared(prepared)
+    if listeners.on_prepared is not None:
+        listeners.on_prepared(prepared)
+    if folder is None and request.profile:
+        prepared = with_profile(prepared, report=listeners.on_point)
     tracker = None
     if tracking.uri is not None:
         tracker = MlflowTracker(
@@ -78,11 +91,12 @@ def launch(
     def run_ids() -> Mapping[int, str]:
         return tracker.run_ids if tracker is not None else {}
 
-    files: list[FilesWatcher] = []
+    files: list[ReportsWatcher] = []
 
     def watch(place: Path) -> Sequence[Watcher]:
-        files.append(FilesWatcher(place, run_ids=run_ids, keep_all=tracking.keep_all_models))
-        return [*([tracker] if tracker is not None else []), *files, *watchers]
+        files.append(ReportsWatcher(place, run_ids=run_ids))
+        networks = [] if tracking.keep_all_models else [NetworksWatcher(place)]
+        return [*filter(None, [tracker]), *networks, *files, *listeners.watchers]
 
     if folder is None:
         result = start(prepared, watchers=watch)

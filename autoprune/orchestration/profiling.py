@@ -18,16 +18,21 @@ from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
 from autoprune.evaluation import TrialContext, run_trial
-from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, held, replace_text
+from autoprune.orchestration.folders import (
+    JOURNAL_FILE,
+    PROFILE_FILE,
+    check_writable,
+    held,
+    replace_text,
+)
 from autoprune.orchestration.record import last_told, read_journal
 from autoprune.orchestration.session import Prepared
 from autoprune.pruning.recover import FitPlan
 from autoprune.tasks.protocol import tensors_of
 
 PROFILES = "profiles"
-PROFILE_FILE = "profile.json"
 
-Report = Callable[[ProfilePoint, int, int], None]
+PointReport = Callable[[ProfilePoint, int, int], None]
 """Hears of a point that was measured now, of how many there are and of how many are wanted."""
 
 
@@ -82,7 +87,9 @@ class Profiled:
         }
 
 
-def profile_network(prepared: Prepared, *, checks: int, report: Report | None = None) -> Profiled:
+def profile_network(
+    prepared: Prepared, *, checks: int, report: PointReport | None = None
+) -> Profiled:
     """Cut every group alone to some widths, and all of them at random `checks` times.
 
     Each is pruned, recalibrated, measured and judged on val as a trial is, and not fine-tuned.
@@ -101,13 +108,18 @@ def profile_network(prepared: Prepared, *, checks: int, report: Report | None = 
     return Profiled(asked, folder, tuple(_swept(prepared, identity)), tuple(failures))
 
 
+def with_profile(prepared: Prepared, *, report: PointReport | None = None) -> Prepared:
+    """The sweep with the profile of its network, for a searcher that reads it."""
+    return replace(prepared, profile=profile_network(prepared, checks=0, report=report).profile)
+
+
 def _completed(
     folder: Path,
     identity: Mapping[str, Any],
     prepared: Prepared,
     *,
     checks: int,
-    report: Report | None,
+    report: PointReport | None,
 ) -> tuple[Profile, list[FailedCut]]:
     """All that the folder's profile knows when it holds what is wanted, and what failed."""
     found = _kept(folder / PROFILE_FILE, prepared)

@@ -87,7 +87,8 @@ class SweepRequest:
     that a resume can make the same request again. None where there is no such thing.
     `experiment` is the tracker's, `name` by default. `code_paths` are where the user's own
     modules are found. `uniform_first` are kept ratios, equal for all groups, that are tried before
-    the searcher proposes: hard to beat, so a search starts from them. `on_signal` hears of the
+    the searcher proposes: hard to beat, so a search starts from them. With `profile` the
+    network is profiled first, for a searcher that takes it. `on_signal` hears of the
     first Ctrl-C at once, in the signal's handler.
     """
 
@@ -108,6 +109,7 @@ class SweepRequest:
     limits: TrialLimits = field(default_factory=TrialLimits)
     uniform_first: Sequence[float] = FIRST
     ladder: Ladder | None = None
+    profile: bool = False
     gate: Gate = field(default_factory=NoGate)
     graph_limit_s: float = 60.0
     device: str = "cpu"

@@ -1,25 +1,21 @@
-"""A sweep from its request to its result: plan, sweep, resume. The one way through everything."""
+"""A sweep from its request to its result: prepare, sweep, resume. The one way through it all."""
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
-from typing import get_args
 
-import torch
-from torch import nn
-
-from autoprune.domain.errors import AutopruneError, first_line
-from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Goal
+from autoprune.domain.profile import Profile
 from autoprune.domain.protocols import Searcher
-from autoprune.domain.space import PruningSpec, SearchSpace, build_space
+from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import TrialContext, portable, settled_steps
 from autoprune.measurement.cost import costs
-from autoprune.measurement.meter import SpeedMeter
 from autoprune.orchestration.artifacts import write_weights
 from autoprune.orchestration.baseline import (
     Baseline,
@@ -32,37 +28,23 @@ from autoprune.orchestration.baseline import (
 from autoprune.orchestration.folders import (
     BASELINE_FILE,
     JOURNAL_FILE,
+    PROFILE_FILE,
     make_folder,
     new_id,
     output_word,
+    replace_text,
     view_of,
 )
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.planning import Plan, goal_of, make_plan
 from autoprune.orchestration.proposals import Proposals
-from autoprune.orchestration.request import GoalRequest, SweepRequest
+from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.sweep import Sweep, Watcher
 from autoprune.orchestration.view import SweepView
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.graph import Dependencies, trace
-from autoprune.pruning.importance import Scoring, score
-from autoprune.pruning.isolation import mode, own_rng
 from autoprune.searchers.named import build_searcher
 from autoprune.searchers.uniform import UniformSearcher
-from autoprune.tasks.protocol import Split, Task, device_of
-
-LEARNING = 4
-"""A search of fewer trials than so many a slot is close to a random one."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep would do: the space, what cannot be pruned and why, and the network's costs."""
-
-    dependencies: Dependencies
-    space: SearchSpace
-    costs: Mapping[str, float]
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ class Prepared:
     """A request whose baseline is trained and judged, ready for its first trial.
 
     `metrics` are the baseline's, `speed` is the measurement of the baseline against itself, and
-    `doubts` say what speaks against pruning it.
+    `doubts` say what speaks against pruning it. `profile` is there for a searcher to read.
     """
 
     request: SweepRequest
@@ -80,6 +62,7 @@ class Prepared:
     speed: Speedup
     context: TrialContext
     doubts: tuple[str, ...] = ()
+    profile: Profile | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -107,65 +90,6 @@ class SweepResult:
     doubts: tuple[str, ...] = ()
 
 
-def make_plan(request: SweepRequest) -> Plan:
-    """Trace the network and lay out its search space; starts and writes nothing.
-
-    Raises AutopruneError where the network fails on the task's example input, cannot be traced,
-    or has nothing to prune, and where the space, a metric's name or the searcher is wrong.
-    """
-    model = portable(request.model)
-    example = request.task.example()
-    dependencies = trace(model, example, time_limit_s=request.graph_limit_s)
-    space = build_space(
-        dependencies.groups,
-        request.space.bounds,
-        overrides=request.space.overrides,
-        exclude=request.space.exclude,
-        criteria=tuple(request.criteria),
-        recoveries=tuple(request.recoveries),
-    )
-    found = costs(model, example)
-    # what cannot work is refused before anything is trained: a misnamed metric, a searcher, a
-    # criterion that does not suit the network, a runtime that cannot run it
-    goal = rehearse_goal(request.goal, request.task, request.meter)
-    build_searcher(request.searcher, space, goal, request.seed)
-    for criterion in request.criteria.values():
-        scoring = Scoring(request.task, batches=1, step_guard=request.gate.step)
-        score(model, dependencies.couplings, criterion, scoring)
-    _rehearse(model, request)
-    request.meter.check(model, example)
-    warnings = []
-    if all(len(axis.widths) == 1 for axis in space.axes):
-        warnings.append("every group has one legal width only: there is nothing to search")
-    trials, slots = request.budget.trials, request.executor.slots
-    if trials is not None and slots > 1 and trials < LEARNING * slots:
-        warnings.append(
-            f"{slots} trials at a time leave a searcher little to learn from in {trials} trials; "
-            "lower executor.slots or raise budget.trials"
-        )
-    return Plan(dependencies, space, found, tuple(warnings))
-
-
-def _rehearse(model: nn.Module, request: SweepRequest) -> None:
-    """Train and judge a copy on the first batch of every split: whether they fit together."""
-    task, work = request.task, copy.deepcopy(model)
-    try:
-        with request.gate.step(), own_rng(0, device_of(work)):
-            with mode(work, training=True), torch.enable_grad():
-                for batch in islice(task.batches("train", seed=0), 1):
-                    task.loss(work, batch)
-            with mode(work, training=False), torch.no_grad():
-                for split in get_args(Split):
-                    task.evaluate(work, islice(task.batches(split), 1))
-    except AutopruneError:
-        raise
-    except Exception as error:  # whatever the user's network and task run into
-        raise AutopruneError(
-            f"{type(model).__name__} and the task do not go together: on a first batch they raise "
-            f"{type(error).__name__}: {first_line(error)}; mend the network or the task"
-        ) from error
-
-
 def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prepared:
     """Plan, train or load the baseline, and judge it. `report` hears of training epochs."""
     plan = make_plan(request)
@@ -186,7 +110,7 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
         model=baseline.model,
         dependencies=plan.dependencies,
         task=request.task,
-        goal=_goal(request.goal, request.task, request.meter, metrics),
+        goal=goal_of(request.goal, request.task, request.meter, metrics),
         meter=request.meter,
         baseline_ms=speed.baseline_ms,
         recoveries=request.recoveries,
@@ -235,6 +159,8 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
     )
     folder = make_folder(request.output, view.sweep_id)
     write_weights(folder / BASELINE_FILE, prepared.baseline.model.state_dict())
+    if prepared.profile is not None:
+        replace_text(folder / PROFILE_FILE, json.dumps(prepared.profile.to_json()))
     header = {
         "sweep_id": view.sweep_id,
         "experiment": view.experiment,
@@ -292,7 +218,9 @@ def _run(
 ) -> SweepResult:
     request = prepared.request
     folder = journal.path.parent
-    searcher = build_searcher(request.searcher, view.space, view.goal, request.seed)
+    searcher = build_searcher(
+        request.searcher, view.space, view.goal, request.seed, profile=_profile(folder)
+    )
     proposals = Proposals(
         searcher,
         view.space,
@@ -322,6 +250,12 @@ def _run(
     complete = sweep.spent and not sweep.running
     lost = tuple(filter(None, (journal.repaired, proposals.fault)))
     return SweepResult(folder, sweep.view, complete, lost=lost, doubts=sweep.doubts)
+
+
+def _profile(folder: Path) -> Profile | None:
+    """The profile that a sweep began with: its searcher would propose otherwise with another."""
+    file = folder / PROFILE_FILE
+    return Profile.from_json(json.loads(file.read_text())) if file.is_file() else None
 
 
 def _first(
@@ -365,33 +299,3 @@ def _baseline_speed(twins: Speedup) -> dict[str, float]:
             f"throughput_at_{size}": 1e3 * size / other.baseline_ms,
         }
     return found
-
-
-def rehearse_goal(goal: GoalRequest, task: Task, meter: SpeedMeter) -> Goal:
-    """The goal before anything was measured: its reference point means nothing yet.
-
-    Raises AutopruneError for a metric that there is not, and for constraints on one metric that
-    nothing can meet together.
-    """
-    names = [metric.name for metric in task.metrics]
-    names += [*SIZE_METRICS, *meter.metrics]
-    found = _goal(goal, task, meter, dict.fromkeys(names, 1.0))
-    for metric in {constraint.metric for constraint in found.constraints}:
-        own = [c for c in found.constraints if c.metric == metric]
-        low, high = max(c.low for c in own), min(c.high for c in own)
-        if low > high:
-            raise AutopruneError(
-                f"constraints on {metric!r}: {' and '.join(map(str, own))}; nothing meets them all"
-            )
-    return found
-
-
-def _goal(goal: GoalRequest, task: Task, meter: SpeedMeter, baseline: Mapping[str, float]) -> Goal:
-    return build_goal(
-        goal.metrics,
-        task.metrics,
-        baseline,
-        constraints=goal.constraints,
-        reference=goal.reference,
-        costs=SIZE_METRICS | dict(meter.metrics),
-    )

@@ -17,8 +17,8 @@ from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
+from autoprune.orchestration.planning import rehearse_goal
 from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
-from autoprune.orchestration.session import rehearse_goal
 from autoprune.orchestration.sweep import Budget
 from autoprune.searchers.uniform import check_ratios
 from autoprune.settings.parts import (
@@ -97,6 +97,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         graph_limit_s=config["space"]["graph_limit_s"],
         seed=config["seed"],
         uniform_first=tuple(config["uniform_first"]),
+        profile=config["profile"],
         gate=gate,
         device=executor["device"],
         threads=executor["threads"] or executor["cpus"],

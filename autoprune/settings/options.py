@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
     ladder: Ladder | None
+    profile: bool
     runtime: Runtime | str | None
     batch_sizes: Sequence[int]
     measure_s: float
@@ -64,6 +65,7 @@ DEFAULTS: Options = {
     "constraints": (),
     "uniform_first": FIRST,
     "ladder": None,
+    "profile": False,
     "runtime": None,
     "batch_sizes": (1,),
     "measure_s": 1.5,
@@ -95,6 +97,7 @@ RULES: dict[str, Rule] = {
     "objectives": (all_of(a(str)), "a list of metrics"),
     "constraints": (all_of(a(Constraint)), "a list of Constraint"),
     "uniform_first": (all_of(number), "a list of kept ratios"),
+    "profile": TRUTH,
     "ladder": (or_none(a(Ladder)), "an autoprune.Ladder, or None"),
     "runtime": (
         or_none(lambda given: isinstance(given, str) or RUNTIME(given)),

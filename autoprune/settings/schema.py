@@ -177,6 +177,7 @@ class SweepConfig:
     meter: MeterConfig = field(default_factory=MeterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     searcher: dict[str, Any] = field(default_factory=dict)
+    profile: bool = False
     ladder: LadderConfig = field(default_factory=LadderConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

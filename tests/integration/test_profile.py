@@ -10,8 +10,9 @@ from autoprune.cli import main
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import Bounds
+from autoprune.orchestration.folders import PROFILE_FILE
 from autoprune.orchestration.launch import Tracking, launch
-from autoprune.orchestration.profiling import PROFILE_FILE, profile_network
+from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
 from autoprune.orchestration.session import prepare
 from tests.pruning_tasks import Blobs, small_net

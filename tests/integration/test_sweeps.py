@@ -8,7 +8,7 @@ import torch
 from autoprune.domain.objective import Direction
 from autoprune.domain.trial import Measurement
 from autoprune.orchestration.artifacts import load, read_outputs
-from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.recover import FitPlan
@@ -49,7 +49,8 @@ def test_a_task_of_the_users_own_goes_all_the_way(tmp_path, make, main, directio
         **slots,
     )
     epochs = []
-    result = launch(asked, Tracking(), on_epoch=lambda _, value: epochs.append(value)).result
+    hear = Listeners(on_epoch=lambda _, value: epochs.append(value))
+    result = launch(asked, Tracking(), listeners=hear).result
 
     assert result.complete
     assert len(epochs) == 3
@@ -88,8 +89,9 @@ def test_a_baseline_is_trained_once(tmp_path):
         baseline=BaselineRequest(plan=FitPlan(epochs=2), identity={"one": 1}),
     )
     epochs: list[int] = []
+    hear = Listeners(on_epoch=lambda number, _: epochs.append(number))
     for _ in range(2):
-        launch(asked, Tracking(), on_epoch=lambda number, _: epochs.append(number))
+        launch(asked, Tracking(), listeners=hear)
     assert epochs == [1, 2]
 
 

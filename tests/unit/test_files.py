@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, FilesWatcher
-from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, ReportsWatcher
+from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.view import SweepView
 from tests.sweeps import make_sweep
 from tests.tiny import one_thread, request
@@ -15,7 +15,7 @@ _one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 def test_a_report_that_cannot_be_written_is_kept_as_a_fault_until_it_can(tmp_path: Path) -> None:
-    view, watcher = make_sweep(6), FilesWatcher(tmp_path, refresh_s=0.0)
+    view, watcher = make_sweep(6), ReportsWatcher(tmp_path, refresh_s=0.0)
     (tmp_path / PARETO_HTML).mkdir()
     watcher.on_start(view)
     watcher.on_observation(view.observations[-1], view)
@@ -47,7 +47,9 @@ class Squatter:
 
 
 def test_a_sweep_goes_on_without_reports_and_tells_it_once(tmp_path: Path) -> None:
-    launched = launch(request(tmp_path), Tracking(), watchers=(Squatter(tmp_path),))
+    launched = launch(
+        request(tmp_path), Tracking(), listeners=Listeners(watchers=(Squatter(tmp_path),))
+    )
     assert launched.result.complete
     (lost,) = launched.warnings
     assert "are not up to date (Is a directory)" in lost

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from autoprune.orchestration.executors.tune import TuneExecutor
-from autoprune.orchestration.session import make_plan
+from autoprune.orchestration.planning import make_plan
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, config_folder, plain
 from autoprune.settings.schema import COMMANDS, register
