@@ -44,6 +44,9 @@ COMMANDS = {
     "resume": Command("sweeps", "go on with a sweep that was interrupted"),
     "status": Command("status", "how a sweep stands (--json)", flags=("--json",)),
     "dashboard": Command("pages", "serve MLflow on 127.0.0.1"),
+    "compare": Command(
+        "contests", "which searcher finds most on one budget (--json)", flags=("--json",)
+    ),
     "measure": Command(
         "measures", "time two networks against each other (--json)", flags=("--json",)
     ),

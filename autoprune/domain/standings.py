@@ -5,7 +5,7 @@ Axis legend: S = seeds, T = trials.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,22 @@ class Course:
     seconds_T: tuple[float, ...] = ()  # noqa: N815
     busy_T: tuple[float, ...] = ()  # noqa: N815
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a course from ``dataclasses.asdict``."""
+        curves = (tuple(data[name]) for name in ("hypervolume_T", "seconds_T", "busy_T"))
+        return cls(str(data["searcher"]), int(data["seed"]), *curves)
+
     @property
     def final(self) -> float:
         """The hypervolume at the end; 0 where no trial was run."""
         return self.hypervolume_T[-1] if self.hypervolume_T else 0.0
+
+    def at(self, times_s: Sequence[float]) -> Self:
+        """The same search by the clock: the hypervolume at each of some times, 0 at first."""
+        index = np.searchsorted(self.seconds_T, times_s, side="right")
+        values = (0.0, *self.hypervolume_T)
+        return type(self)(self.searcher, self.seed, tuple(values[i] for i in index), tuple(times_s))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,10 @@ class Executor(Protocol):
 
     def check(self) -> None:
         """Raise AutopruneError, within seconds, where trials could not run at all."""
+        ...
+
+    def kept(self) -> AbstractContextManager[object]:
+        """Keep what trials run on from one sweep to the next."""
         ...
 
     def run(

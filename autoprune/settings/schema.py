@@ -192,6 +192,18 @@ class ProfileConfig(SweepConfig):
 
 
 @dataclass
+class CompareConfig(SweepConfig):
+    """`autoprune compare`: searchers by their options, and how many seeds each runs with.
+
+    `resume` is the id of a contest that was interrupted, or ``latest``.
+    """
+
+    searchers: list[str] = field(default_factory=lambda: ["uniform", "random", "nsga2", "tpe"])
+    seeds: int = 5
+    resume: str | None = None
+
+
+@dataclass
 class SparsityConfig(SweepConfig):
     """`autoprune study sparsity`: shares of the parameters to keep, and how."""
 
@@ -286,6 +298,7 @@ COMMANDS: dict[str, type] = {
     "sweep": SweepConfig,
     "plan": SweepConfig,
     "profile": ProfileConfig,
+    "compare": CompareConfig,
     "resume": ResumeConfig,
     "status": StatusConfig,
     "dashboard": DashboardConfig,

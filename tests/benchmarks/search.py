@@ -81,10 +81,7 @@ def begun(file: Path) -> dict[Key, Course]:
     found = {}
     for line in file.read_text().splitlines() if file.is_file() else ():
         facts = json.loads(line)
-        facts["course"] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in facts["course"].items()
-        }
-        found[tuple(facts["key"])] = Course(**facts["course"])
+        found[tuple(facts["key"])] = Course.from_json(facts["course"])
     return found
 
 

@@ -1,5 +1,6 @@
 """The inline executor: a sweep in this process, one trial after the other."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ class InlineExecutor:
 
     def check(self) -> None:
         """This process is there."""
+
+    def kept(self) -> AbstractContextManager[None]:
+        """This process stays."""
+        return nullcontext()
 
     def run(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt

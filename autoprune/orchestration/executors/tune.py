@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,12 +79,16 @@ class TuneExecutor:
         check_address(self.address)
         _ = self.slots
 
+    def kept(self) -> AbstractContextManager[None]:
+        """Stay in the cluster, or keep the one on this machine."""
+        # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
+        return cluster(self.address, cpus=max(1, round(self.slots * self.cpus)))
+
     def run(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
     ) -> None:
         """Run the sweep until its budget is used up or the user interrupts."""
-        # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
-        with cluster(self.address, cpus=max(1, round(self.slots * self.cpus))):
+        with self.kept():
             self._fit(sweep, context, folder, interrupt=interrupt)
 
     def _fit(

@@ -49,25 +49,8 @@ class SweepRuns:
         self.children: dict[int, str] = {}
         self._written: dict[int, str] = {}
         self._pareto: dict[int, bool] = {}
-        self.experiment_id = self._experiment(view.experiment, root)
+        self.experiment_id = find_or_make_experiment(client, view.experiment, root)
         self.parent = self._parent(view)
-
-    def _experiment(self, name: str, root: str | None) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            folder = None if root is None else f"{root}/{time.strftime('%Y%m%d-%H%M%S')}"
-            try:
-                return str(self.client.create_experiment(name, artifact_location=folder))
-            except MlflowException:
-                found = self.client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        check_in_place(self.client.tracking_uri, str(found.artifact_location))
-        if found.lifecycle_stage != "active":
-            raise AutopruneError(
-                f"MLflow experiment {name!r} was deleted; restore it or choose another name"
-            )
-        return str(found.experiment_id)
 
     def _parent(self, view: SweepView) -> str:
         found = self._find(f"tags.`{KIND}` = 'sweep'")
@@ -236,6 +219,28 @@ class SweepRuns:
             token = page.token
             if not token:
                 return runs
+
+
+def find_or_make_experiment(client: MlflowClient, name: str, root: str | None) -> str:
+    """The id of an experiment; a new one keeps artifacts below `root`, None leaves it to a server.
+
+    Raises AutopruneError for one that was deleted, or whose artifacts were moved.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        folder = None if root is None else f"{root}/{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            return str(client.create_experiment(name, artifact_location=folder))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    check_in_place(client.tracking_uri, str(found.artifact_location))
+    if found.lifecycle_stage != "active":
+        raise AutopruneError(
+            f"MLflow experiment {name!r} was deleted; restore it or choose another name"
+        )
+    return str(found.experiment_id)
 
 
 def find_run(client: MlflowClient, view: SweepView, number: int) -> str:

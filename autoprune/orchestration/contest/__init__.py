@@ -1,0 +1,1 @@
+"""Contests: several searchers, several seeds, one budget."""

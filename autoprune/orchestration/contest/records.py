@@ -1,0 +1,171 @@
+"""What a contest of searchers came to, kept as it grows."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.domain.objective import Goal
+from autoprune.domain.pareto import ParetoFront
+from autoprune.domain.standings import Course, Standings, standings_of
+from autoprune.domain.trial import Measurement, Observation
+from autoprune.orchestration.record import Record, Told
+
+CONTEST_FILE = "compare.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One search of a contest: how it went, and the front that it ended with.
+
+    `front` holds the objectives' values of every member, the best by the first one first, and
+    `folder` is where its journal is.
+    """
+
+    course: Course
+    front: tuple[tuple[float, ...], ...]
+    folder: str
+
+    @classmethod
+    def of(
+        cls, record: Record, goal: Goal, *, searcher: str, seed: int, folder: str, before_s: float
+    ) -> Self:
+        """How a search went by its journal; `before_s` is what it took before its first trial.
+
+        A trial counts once; what it is worth further up the ladder changes the value after it.
+        """
+        hypervolume: list[float] = []
+        seconds: list[float] = []
+        busy: list[float] = []
+        known: dict[int, Observation] = {}
+        start = record.events[0].at if record.events else 0.0
+        for event in record.events:
+            if not isinstance(event, Told):
+                continue
+            again = event.observation.trial.number in known
+            known[event.observation.trial.number] = event.observation
+            front = ParetoFront(goal, known.values())
+            if again:
+                del hypervolume[-1], seconds[-1], busy[-1]
+            hypervolume.append(front.hypervolume())
+            seconds.append(before_s + event.at - start)
+            busy.append(sum(observation.seconds for observation in known.values()))
+        course = Course(searcher, seed, tuple(hypervolume), tuple(seconds), tuple(busy))
+        members = ParetoFront(goal, known.values()).members
+        points = tuple(
+            goal.values(member.outcome)
+            for member in members
+            if isinstance(member.outcome, Measurement)
+        )
+        return cls(course, points, folder)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild an entry from ``dataclasses.asdict``."""
+        course = Course.from_json(data["course"])
+        return cls(course, tuple(map(tuple, data["front"])), str(data["folder"]))
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Searchers on one network, budget, ladder and meter, and the searches that have ended.
+
+    `baseline` holds the unpruned network's metrics, `budget` its limits by name, `profile_s` what
+    the profile took, which those of `profiled` were handed; their seconds count it.
+    """
+
+    name: str
+    goal: Goal
+    baseline: Mapping[str, float]
+    budget: Mapping[str, Any]
+    searchers: tuple[str, ...]
+    seeds: tuple[int, ...]
+    device: str
+    config: Mapping[str, Any] | None = None
+    profiled: tuple[str, ...] = ()
+    profile_s: float = 0.0
+    entries: tuple[Entry, ...] = field(default=())
+
+    def plus(self, entry: Entry) -> Self:
+        """The contest with one more search that has ended."""
+        return replace(self, entries=(*self.entries, entry))
+
+    def entry(self, searcher: str, seed: int) -> Entry | None:
+        """The search of a searcher with a seed, where it has ended."""
+        asked = (searcher, seed)
+        return next((e for e in self.entries if (e.course.searcher, e.course.seed) == asked), None)
+
+    def of(self, searcher: str) -> list[Entry]:
+        """The searches of a searcher that have ended."""
+        return [entry for entry in self.entries if entry.course.searcher == searcher]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every searcher has run with every seed."""
+        return len(self.entries) == len(self.searchers) * len(self.seeds)
+
+    @property
+    def standings(self) -> Standings | None:
+        """Where the searchers stand over the seeds with which all have run; None before that."""
+        whole = [s for s in self.seeds if all(self.entry(name, s) for name in self.searchers)]
+        courses = [entry.course for entry in self.entries if entry.course.seed in whole]
+        return standings_of(courses) if courses else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` is the inverse."""
+        facts = {name: getattr(self, name) for name in FACTS}
+        standings = self.standings
+        return {
+            **({} if standings is None else standings.to_json()),
+            "contest": {
+                **facts,
+                "goal": self.goal.to_json(),
+                "searchers": list(self.searchers),
+                "seeds": list(self.seeds),
+                "profiled": list(self.profiled),
+            },
+            "entries": [asdict(entry) for entry in self.entries],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a contest from `to_json`."""
+        facts = data["contest"]
+        return cls(
+            **{name: facts[name] for name in FACTS},
+            goal=Goal.from_json(facts["goal"]),
+            searchers=tuple(facts["searchers"]),
+            seeds=tuple(facts["seeds"]),
+            profiled=tuple(facts["profiled"]),
+            entries=tuple(map(Entry.from_json, data["entries"])),
+        )
+
+
+FACTS = ("name", "baseline", "budget", "device", "config", "profile_s")
+
+
+def read_contest(folder: Path) -> Contest:
+    """The contest in a folder. Raises AutopruneError where none can be read there."""
+    file = folder / CONTEST_FILE
+    try:
+        return Contest.from_json(json.loads(file.read_text()))
+    except OSError as error:
+        raise AutopruneError(f"no contest at {folder} ({error.strerror}); name one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise AutopruneError(
+            f"{file} is not as it was written ({error}); restore it, or delete it and start anew"
+        ) from error
+
+
+def find_contest(output: Path, contest: str) -> Path:
+    """The folder of a contest by its id, or of the latest one, below an output folder."""
+    found = {path.parent.name: path for path in output.glob(f"*/{CONTEST_FILE}")}
+    if contest in found:
+        return found[contest].parent
+    latest = sorted(found.values(), key=lambda path: path.stat().st_mtime)
+    if contest == "latest" and latest:
+        return latest[-1].parent
+    there = ", ".join(path.parent.name for path in latest[-5:]) or "none"
+    raise AutopruneError(f"no contest {contest!r} in {output.resolve()}; there are: {there}")
