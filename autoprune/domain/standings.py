@@ -114,9 +114,9 @@ class Standings:
             f"{second.other} comes next, {second.difference:.4g} behind"
         )
         if second.p is None:
-            return f"{lead}. With one seed each nothing can be said of chance: give more seeds."
+            return f"{lead}. One seed says nothing of chance: give more."
         test = f"paired t-test over {seeds} seeds, Holm's correction"
-        interval = f"[{second.low:.4g}, {second.high:.4g}]"
+        interval = f"(95% interval {second.low:.4g} to {second.high:.4g})"
         beaten = [duel.other for duel in self.duels if duel.decided]
         open_ = [duel.other for duel in self.duels if not duel.decided]
         if not open_:

@@ -87,7 +87,7 @@ def _curve(
     mean, low, high = (list(map(float, values)) for values in mean_course(courses))
     band = {
         "x": [*x, *reversed(x)],
-        "y": [*high, *reversed(low)],
+        "y": [*high, *(max(value, 0.0) for value in reversed(low))],
         "mode": "lines",
         "fill": "toself",
         "fillcolor": color,

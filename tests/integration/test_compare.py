@@ -1,0 +1,225 @@
+"""`autoprune compare`: contests of searchers, on sweeps that take seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from autoprune.cli import main
+from autoprune.domain.trial import Measurement
+from autoprune.orchestration.contest.contest import ContestRequest, Entrant, run_contest
+from autoprune.orchestration.contest.records import Contest, find_contest, read_contest
+from autoprune.orchestration.executors.inline import InlineExecutor
+from autoprune.orchestration.folders import view_of
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.record import read_journal
+from autoprune.orchestration.reports.contest_page import contest_html
+from autoprune.orchestration.sweep import Budget
+from autoprune.pruning.recover import FitPlan
+from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
+from tests.tiny import one_thread, request
+
+_one_thread = pytest.fixture(autouse=True)(one_thread)
+
+WORDS = [
+    *("experiment=digits_mlp", "recovery=none", "meter.max_s=0.1", "baseline.fit.epochs=1"),
+    *("executor=inline", "budget.trials=4", "uniform_first=[0.5]", "meter.gate=false"),
+]
+
+
+class Reads(RandomSearcher):
+    """One that takes a profile."""
+
+    seen: list[Any] = []  # noqa: RUF012  # of all of them
+
+    def __init__(self, space: Any, goal: Any, seed: int, *, profile: Any = None) -> None:
+        super().__init__(space, goal, seed)
+        self.seen.append(profile)
+
+
+class Slow(RandomSearcher):
+    warm_up = 9
+
+
+ENTRANTS = {
+    "uniform": Entrant(UniformSearcher),
+    "random": Entrant(RandomSearcher),
+    "nsga2": Entrant(OptunaSearcher),
+}
+
+
+def asked(
+    output: Path, entrants: dict[str, Entrant] | None = None, **changes: Any
+) -> ContestRequest:
+    facts = {"budget": Budget(trials=4), "executor": InlineExecutor(), **changes}
+    facts.setdefault("recoveries", {"none": FitPlan(epochs=0)})
+    return ContestRequest(request(output, **facts), entrants or ENTRANTS, seeds=(0, 1))
+
+
+def test_all_run_with_every_seed_from_one_baseline(tmp_path: Path) -> None:
+    heard: list[Contest] = []
+    contest, folder = run_contest(asked(tmp_path), on_entry=heard.append)
+    assert contest.complete
+    assert len(heard) == 6
+    order = [(e.course.seed, e.course.searcher) for e in contest.entries]
+    assert order == [(seed, name) for seed in (0, 1) for name in ENTRANTS]
+    assert read_contest(folder) == contest
+    goals, specs = set(), {}
+    for entry in contest.entries:
+        record = read_journal(folder / entry.folder / "journal.jsonl")
+        view = view_of(record)
+        goals.add(json.dumps(record.header["goal"], sort_keys=True))
+        assert entry.course.final == view.hypervolume
+        assert len(entry.course.hypervolume_T) == len(view.observations) == 4
+        assert list(entry.course.seconds_T) == sorted(entry.course.seconds_T)
+        assert entry.course.busy_T[-1] == pytest.approx(view.busy_s)
+        members = [m.outcome for m in view.front.members if isinstance(m.outcome, Measurement)]
+        assert list(entry.front) == [contest.goal.values(member) for member in members]
+        specs[entry.course.searcher, entry.course.seed] = [o.trial.spec for o in view.observations]
+    assert len(goals) == 1
+    assert specs["uniform", 0] == specs["uniform", 1], "a grid has no seed"
+    assert specs["random", 0] != specs["random", 1]
+    assert specs["random", 0][0] == specs["nsga2", 1][0], "equal ratios come first for all"
+    facts = json.loads((folder / "compare.json").read_text())
+    for name in ENTRANTS:
+        assert set(facts["searchers"][name]) == {
+            *("hypervolume", "mean", "ci95", "trials_to_random_final")
+        }
+        assert len(facts["searchers"][name]["hypervolume"]) == 2
+    page = contest_html(contest)
+    assert contest.standings is not None
+    assert contest.standings.statement.split(";")[0] in page
+
+
+def test_a_contest_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, wanted = run_contest(asked(tmp_path / "whole")), asked(tmp_path / "broken")
+    ended: list[Contest] = []
+
+    def stop(contest: Contest) -> None:
+        ended.append(contest)
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_contest(wanted, on_entry=stop)
+    folder = find_contest(tmp_path / "broken", "latest")
+    assert len(read_contest(folder).entries) == 3
+    # the next search breaks off in its midst
+    appended = Journal.append_told
+    calls = []
+
+    def full(self: Journal, observation: Any) -> Any:
+        calls.append(observation)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return appended(self, observation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append_told", full)
+        with pytest.raises(KeyboardInterrupt):
+            run_contest(wanted, folder=folder)
+    contest, again = run_contest(wanted, folder=folder)
+    assert again == folder
+    assert contest.complete
+    assert contest.entries[:3] == ended[-1].entries, "what had ended is not run again"
+    assert len(list(folder.glob("*/seed-*"))) == 6, "what had begun went on"
+    for entry, other in zip(contest.entries, whole[0].entries, strict=True):
+        assert (entry.course.searcher, entry.course.seed) == (
+            other.course.searcher,
+            other.course.seed,
+        )
+
+
+def test_the_profile_is_for_those_who_read_it(tmp_path: Path) -> None:
+    Reads.seen.clear()
+    entrants = {"reads": Entrant(Reads, profile=True), "does not": Entrant(Reads)}
+    contest, folder = run_contest(asked(tmp_path, entrants, budget=Budget(trials=1)))
+    profiles = [seen for seen in Reads.seen if seen is not None]
+    assert len(profiles) == 2
+    assert profiles[0].points
+    assert (folder / "profile.json").is_file()
+    assert contest.profile_s > 0
+    for entry in contest.entries:
+        begins = entry.course.seconds_T[0]
+        assert (begins >= contest.profile_s) == (entry.course.searcher == "reads")
+
+
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"searchers names \['random'\]; name two or more"):
+        asked(tmp_path, {"random": Entrant(RandomSearcher)})
+    slow = asked(tmp_path, {"slow": Entrant(Slow), "random": Entrant(RandomSearcher)})
+    with pytest.raises(ValueError, match=r"budget.trials is 4, and the first 9 trials of this sea"):
+        run_contest(slow)
+    assert not list(tmp_path.glob("*compare*"))
+    _, folder = run_contest(asked(tmp_path, budget=Budget(trials=1)))
+    with pytest.raises(ValueError, match=r"budget was .*; go on with what it began with"):
+        run_contest(asked(tmp_path, budget=Budget(trials=2)), folder=folder)
+    with pytest.raises(ValueError, match=r"no contest 'x' in .*; there are: tiny-compare-"):
+        find_contest(tmp_path, "x")
+    (folder / "compare.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"compare.json is not as it was written"):
+        read_contest(folder)
+    with pytest.raises(ValueError, match="no contest at"):
+        read_contest(tmp_path / "nowhere")
+
+
+def test_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *WORDS, "searchers=[random,uniform]", "seeds=2"]) == 0
+    out = capsys.readouterr().out
+    assert "random       seed 0  hypervolume" in out
+    assert "(4 of 4)" in out
+    assert "has the largest mean hypervolume" in out
+    (folder,) = tmp_path.glob("outputs/*compare*")
+    contest = read_contest(folder)
+    assert (folder / "compare.html").stat().st_size > 1e6
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    experiment = client.get_experiment_by_name("digits_mlp")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 5
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert contest.standings is not None
+    assert parent.data.tags["winner"] == contest.standings.standings[0].searcher
+    assert {f.path for f in client.list_artifacts(parent.info.run_id)} == {
+        *("compare.json", "compare.html")
+    }
+    for run in runs:
+        if run is not parent:
+            history = client.get_metric_history(run.info.run_id, "hypervolume")
+            name, seed = run.data.params["searcher"], int(run.data.params["seed"])
+            entry = contest.entry(name, seed)
+            assert entry is not None
+            assert [m.value for m in history] == pytest.approx(list(entry.course.hypervolume_T))
+
+    assert main(["compare", "resume=latest", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["contest"]["seeds"] == [0, 1]
+    assert len(client.search_runs([experiment.experiment_id])) == 5, "nothing is written twice"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["searchers=[random,nsga]"], "searchers: there is no 'nsga'; did you mean 'nsga"),
+        (["searchers=[tpe,random,tpe]"], "searchers names tpe more than once; name each once"),
+        (["searchers=[tpe]"], "searchers is ['tpe']; name two or more to compare"),
+        (["searcher=tpe"], "searcher: a contest has several; name options of that group in"),
+        (["searcher.sampler=tpe"], "searcher: a contest has several"),
+        (["seeds=0"], "seeds is 0; choose 1 or more"),
+        (["resume=yesterday"], "no contest 'yesterday' in"),
+    ],
+)
+def test_bad_input(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["compare", *WORDS, f"output={tmp_path}", *words]) == 2
+    assert message in capsys.readouterr().err
