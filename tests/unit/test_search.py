@@ -24,6 +24,8 @@ from autoprune.searchers import (
     UniformSearcher,
     nearest_unseen,
 )
+from autoprune.settings.compose import compose_config, plain
+from autoprune.settings.targets import build_target
 from tests.contracts.searcher_contract import GOAL, OBJECTIVES, SPACE, Driver, measure
 
 WIDE = SearchSpace(tuple(Axis(Group(f"g{i}", "channels", 64), 4, 64) for i in range(6)))
@@ -163,6 +165,19 @@ def test_optuna_is_silent(caplog: pytest.LogCaptureFixture) -> None:
             "option of sampler 'tpe' 'seed' is not known",
         ),
         (
+            partial(OptunaSearcher, sampler="tpe", options={"multivariate": "no"}),
+            "option 'multivariate' of sampler 'tpe' is 'no'; choose true or false",
+        ),
+        (
+            partial(OptunaSearcher, options={"population_size": 2.5}),
+            "option 'population_size' of sampler 'nsga2' is 2.5; choose a whole number",
+        ),
+        (
+            partial(OptunaSearcher, sampler="tpe", options={"group": True, "multivariate": False}),
+            "sampler 'tpe' refuses {'group': True, 'multivariate': False}: ``group`` option can "
+            "only be enabled when ``multivariate`` is enabled",
+        ),
+        (
             partial(OptunaSearcher, options={"population_size": 1}),
             "sampler 'nsga2' refuses {'population_size': 1}: `population_size` must be greater "
             "than or equal to 2.; see optuna.samplers.NSGAIISampler for the values it takes",
@@ -172,6 +187,19 @@ def test_optuna_is_silent(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_sampler_that_cannot_be(build: Callable[..., OptunaSearcher], message: str) -> None:
     with pytest.raises(AutopruneError, match=re.escape(message)):
         build(SPACE, GOAL, 0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_options_that_configs_show_are_the_defaults(name: str) -> None:
+    shown = plain(compose_config("sweep", [f"searcher={name}"]))["searcher"]["options"]
+    assert shown == {option: SAMPLERS[name].options[option] for option in shown}
+
+
+def test_options_are_the_arguments_of_the_sampler() -> None:
+    words = ["searcher=tpe", "searcher.options.multivariate=false", "+searcher.options.gamma=null"]
+    config = plain(compose_config("sweep", words))["searcher"]
+    searcher = build_target("searcher", config, partial=True)(SPACE, GOAL, 0)
+    assert searcher._sampler._multivariate is False
 
 
 def test_a_spec_of_another_space_is_refused() -> None:
