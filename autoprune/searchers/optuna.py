@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseGASampler
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from autoprune.domain.objective import Constraint, Direction, Goal
+from autoprune.domain.objective import Constraint, Goal
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Outcome
 from autoprune.searchers.memory import Memory
@@ -63,14 +66,9 @@ class OptunaSearcher:
         self._draws = SAMPLERS[sampler].draws
         self._distributions = _distributions(space)
         self._memory = Memory()
-        with _quiet():
+        with quiet_optuna():
             self._study = optuna.create_study(
-                storage=self._memory,
-                sampler=self._sampler,
-                directions=[
-                    "maximize" if o.direction is Direction.MAX else "minimize"
-                    for o in goal.objectives
-                ],
+                storage=self._memory, sampler=self._sampler, directions=directions(goal)
             )
         self._trials: dict[int, tuple[PruningSpec, Trial]] = {}
         self._seen: set[PruningSpec] = set()
@@ -173,13 +171,23 @@ def _scale(constraint: Constraint) -> float:
     return max(bounds) or 1.0
 
 
+def directions(goal: Goal) -> list[StudyDirection]:
+    """The directions of a study, one an objective."""
+    return [StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE for more in goal.maximise]
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna 5.0.0 logs every study it creates at INFO to stderr; ours is nobody's business."""
-    logger = logging.getLogger("optuna.storages._in_memory")
+def quiet_optuna() -> Iterator[None]:
+    """Optuna 5.0.0 logs every study it creates at INFO to stderr, and warns of its newer parts.
+
+    Users did not pick Optuna, and our studies are nobody's business.
+    """
+    logger = logging.getLogger("optuna.storages")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
     finally:
         logger.setLevel(level)
