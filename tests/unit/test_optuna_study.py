@@ -112,7 +112,7 @@ def test_a_trial_runs_from_its_first_stage_on_and_keeps_its_number(tmp_path: Pat
     assert (second.state, third.state) == (TrialState.RUNNING, TrialState.COMPLETE)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_a_study_that_was_killed_anywhere_tells_after_a_resume_what_it_would_have(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

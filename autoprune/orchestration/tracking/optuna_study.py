@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autoprune.domain.errors import first_line
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import SearchSpace
-from autoprune.domain.trial import Failure, Measurement, Observation, Stage, Trial
+from autoprune.domain.trial import Failure, Measurement, Observation, Outcome, Stage, Trial
 from autoprune.orchestration.tracking.optuna_journal import JournalFile
 from autoprune.orchestration.view import SweepView
 from autoprune.searchers.optuna import directions, quiet_optuna
@@ -133,7 +133,9 @@ class StudyFile:
         number = observation.trial.number
         if number >= len(self._trials):
             return False
-        return bool(self._trials[number].system_attrs.get(CHECKSUM) == checksum(observation))
+        trial = self._trials[number]
+        ended = observation.rung is not None or trial.state.is_finished()
+        return bool(ended and trial.system_attrs.get(CHECKSUM) == checksum(observation))
 
     def leads_to(self, last: Mapping[int, Observation]) -> bool:
         """Whether the study may come to tell `last`: no trial that it ended came to anything else.
@@ -181,13 +183,18 @@ class StudyFile:
         if isinstance(outcome, Measurement) and goal.constraints:
             violations = list(goal.violations(outcome.metrics))
             self._storage.set_trial_system_attr(trial_id, CONSTRAINTS, violations)
+        if isinstance(outcome, Measurement) and observation.rung is not None:
+            main = outcome.metrics[goal.main.metric]
+            self._storage.set_trial_intermediate_value(trial_id, observation.rung, main)
+        # after all that it stands for, and before the state, after which nothing can be written
         self._storage.set_trial_system_attr(trial_id, CHECKSUM, checksum(observation))
+        if observation.rung is None:
+            self._end(trial_id, outcome)
+
+    def _end(self, trial_id: int, outcome: Outcome) -> None:
         match outcome:
-            case Measurement(metrics=metrics) if observation.rung is not None:
-                main = metrics[goal.main.metric]
-                self._storage.set_trial_intermediate_value(trial_id, observation.rung, main)
             case Measurement(complete=True):
-                values = goal.values(outcome)
+                values = self._view.goal.values(outcome)
                 self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
             case Measurement():
                 self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
