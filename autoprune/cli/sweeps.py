@@ -18,7 +18,7 @@ from autoprune.orchestration.reports.console import ConsoleWatcher, count, short
 from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared
-from autoprune.orchestration.tracking.optuna_study import OPTUNA_FILE
+from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
 from autoprune.settings.build import build_request, tracking_of
 
 

@@ -19,7 +19,7 @@ from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
 from autoprune.orchestration.tracking.connection import check, complaint, missing_file, shown
-from autoprune.orchestration.tracking.optuna_study import OptunaWatcher
+from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher
 from autoprune.orchestration.tracking.provenance import gather
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.tracking.tracker import MlflowTracker

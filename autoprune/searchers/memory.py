@@ -31,6 +31,6 @@ class Memory(InMemoryStorage):
         """Take a trial out of the parents of every generation, which hold finished trials only."""
         (study,) = self.get_all_studies()
         for key, parents in study.system_attrs.items():
-            if number in parents:
+            if isinstance(parents, list) and number in parents:
                 rest = [parent for parent in parents if parent != number]
                 self.set_study_system_attr(study._study_id, key, rest)

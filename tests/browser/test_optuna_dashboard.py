@@ -21,7 +21,7 @@ from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.request import GoalRequest
 from autoprune.orchestration.session import SweepResult
 from autoprune.orchestration.sweep import Budget
-from autoprune.orchestration.tracking.optuna_study import OPTUNA_FILE
+from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
 from tests.programs import CHROMIUM, needs_chromium
 from tests.tiny import one_thread, request
 

@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage
 from autoprune.orchestration.launch import Tracking, launch
-from autoprune.orchestration.tracking.optuna_study import OPTUNA_FILE, OptunaWatcher, distributions
+from autoprune.orchestration.tracking.optuna_study import distributions
+from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE, OptunaWatcher
 from autoprune.orchestration.view import SweepView, state_of
 from tests.sweeps import make_goal, make_space, make_sweep
 from tests.tiny import one_thread, request
