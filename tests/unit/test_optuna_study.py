@@ -255,5 +255,5 @@ class Squatter:
 def test_a_sweep_goes_on_without_its_study_and_tells_it_once(tmp_path: Path) -> None:
     launched = launch(request(tmp_path), Tracking(), watchers=(Squatter(tmp_path),))
     assert launched.result.complete
-    (lost,) = launched.lost
+    (lost,) = launched.warnings
     assert f"{OPTUNA_FILE} is not up to date" in lost
