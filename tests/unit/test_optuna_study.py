@@ -14,12 +14,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.tracking.optuna_study import distributions
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE, OptunaWatcher
 from autoprune.orchestration.view import SweepView, state_of
+from autoprune.pruning.recover import FitPlan
 from tests.sweeps import make_goal, make_space, make_sweep
 from tests.tiny import one_thread, request
 
@@ -229,6 +232,22 @@ def test_a_sweep_keeps_a_study_unless_it_is_told_not_to(tmp_path: Path) -> None:
     ]
     result = launch(request(tmp_path), Tracking(optuna=False)).result
     assert not (result.folder / OPTUNA_FILE).exists()
+
+
+def test_what_waits_on_a_ladder_to_the_end_is_pruned(tmp_path: Path) -> None:
+    asked = request(
+        tmp_path,
+        ladder=Ladder((0, 1), reduction=2.0),
+        recoveries={"finetune": FitPlan(epochs=2)},
+        budget=Budget(trials=5),
+    )
+    result = launch(asked, Tracking()).result
+    states = {trial.number: trial.state for trial in read(result.folder, result.view).trials}
+    assert set(states.values()) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert states == {
+        o.trial.number: TrialState.COMPLETE if o.rung is None else TrialState.PRUNED
+        for o in result.view.observations
+    }
 
 
 class Squatter:
