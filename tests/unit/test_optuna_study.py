@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage
-from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.tracking.optuna_study import distributions
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE, OptunaWatcher
@@ -272,7 +272,8 @@ class Squatter:
 
 
 def test_a_sweep_goes_on_without_its_study_and_tells_it_once(tmp_path: Path) -> None:
-    launched = launch(request(tmp_path), Tracking(), watchers=(Squatter(tmp_path),))
+    listeners = Listeners(watchers=(Squatter(tmp_path),))
+    launched = launch(request(tmp_path), Tracking(), listeners=listeners)
     assert launched.result.complete
     (lost,) = launched.warnings
     assert f"{OPTUNA_FILE} is not up to date" in lost
