@@ -82,6 +82,7 @@ def search(
     - `slots`: trials at a time, in Ray (as many as the machine has cores, or the cluster at
       `address`); ``inline=True`` runs them one by one in this process.
     - `tracking`: an MLflow URI (sqlite in `output`); None for no MLflow.
+    - `optuna`: keep a study in the sweep's folder, for optuna-dashboard (True).
     - `resume`: the id of a sweep in `output`, or ``"latest"``, to go on with; model, task,
       searcher and options must be those it began with.
     - `output` (``"outputs"``), `name` of the sweep, and `seed`.
@@ -103,7 +104,7 @@ def search(
     console = stdout()
     launched = launch(
         request,
-        Tracking(uri),
+        Tracking(uri, optuna=chosen["optuna"]),
         folder=None if resumed is None else find_sweep(request.output, resumed),
         listeners=Listeners(watchers=(live_watcher(console),)),
     )

@@ -1,9 +1,11 @@
 """`autoprune sweep` and `autoprune resume`."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from autoprune.orchestration.reports.console import ConsoleWatcher, count, short
 from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared
+from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
 from autoprune.settings.build import build_request, tracking_of
 
 
@@ -96,6 +99,9 @@ def _show_end(call: Call, launched: Launched) -> int:
         following.insert(0, result.view.command("resume"))
     elif result.view.front.members:
         following.append(result.view.command("promote"))
+    study = result.folder / OPTUNA_FILE
+    if study.exists() and find_spec("optuna_dashboard") is not None:
+        following.append(f"optuna-dashboard {shlex.quote(str(study))}")
     call.say(
         *(f"warning   {line}" for line in launched.warnings),
         "",

@@ -19,6 +19,7 @@ from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
 from autoprune.orchestration.tracking.connection import check, complaint, missing_file, shown
+from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher
 from autoprune.orchestration.tracking.provenance import gather
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.tracking.tracker import MlflowTracker
@@ -26,10 +27,14 @@ from autoprune.orchestration.tracking.tracker import MlflowTracker
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Where results go besides the sweep's folder: an MLflow URI, or nowhere."""
+    """Where results go besides the sweep's folder: an MLflow URI, or nowhere.
+
+    `optuna` keeps a study in that folder, for optuna-dashboard.
+    """
 
     uri: str | None = None
     keep_all_models: bool = False
+    optuna: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,12 @@ def launch(
     def run_ids() -> Mapping[int, str]:
         return tracker.run_ids if tracker is not None else {}
 
-    files: list[ReportsWatcher] = []
+    files: list[ReportsWatcher | OptunaWatcher] = []
 
     def watch(place: Path) -> Sequence[Watcher]:
         files.append(ReportsWatcher(place, run_ids=run_ids))
+        if tracking.optuna:
+            files.append(OptunaWatcher(place, run_ids=run_ids))
         networks = [] if tracking.keep_all_models else [NetworksWatcher(place)]
         return [*filter(None, [tracker]), *networks, *files, *listeners.watchers]
 

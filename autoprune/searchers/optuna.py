@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseGASampler
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from autoprune.domain.objective import Constraint, Direction, Goal
+from autoprune.domain.objective import Constraint, Goal
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Outcome
+from autoprune.searchers.memory import Memory
 from autoprune.searchers.novelty import nearest_unseen
 from autoprune.searchers.samplers import SAMPLERS, build_sampler
 
@@ -36,6 +40,8 @@ class OptunaSearcher:
       nearest new neighbour: nothing is proposed twice before the space is used up.
     - A trial that this searcher did not propose, or that was run with another spec, is learnt
       from like one of its own.
+    - A trial told again changes its values where it stands; generations that were bred from what
+      it came to before stay.
 
     Papers: NSGA-II, Deb et al. 2002 (doi:10.1109/4235.996017); NSGA-III, Deb and Jain 2014
     (doi:10.1109/TEVC.2013.2281535); TPE, Bergstra et al. 2011, multi-objective by Ozaki et al.
@@ -59,15 +65,12 @@ class OptunaSearcher:
         self._sampler = build_sampler(sampler, seed, options or {})
         self._draws = SAMPLERS[sampler].draws
         self._distributions = _distributions(space)
-        with _quiet():
+        self._memory = Memory()
+        with quiet_optuna():
             self._study = optuna.create_study(
-                sampler=self._sampler,
-                directions=[
-                    "maximize" if o.direction is Direction.MAX else "minimize"
-                    for o in goal.objectives
-                ],
+                storage=self._memory, sampler=self._sampler, directions=directions(goal)
             )
-        self._running: dict[int, tuple[PruningSpec, Trial]] = {}
+        self._trials: dict[int, tuple[PruningSpec, Trial]] = {}
         self._seen: set[PruningSpec] = set()
 
     def ask(self, number: int) -> PruningSpec:
@@ -82,27 +85,39 @@ class OptunaSearcher:
             spec = nearest_unseen(self._space, spec, self._seen, self._rng) or spec
             trial = self._enter(spec)
         self._seen.add(spec)
-        self._running[number] = (spec, trial)
+        self._trials[number] = (spec, trial)
         return spec
 
     def tell(self, observation: Observation) -> None:
         """Learn from an outcome. Raises AutopruneError for a spec that is not of the space."""
-        spec = observation.trial.spec
-        asked, trial = self._running.pop(observation.trial.number, (None, None))
-        if trial is not None and asked != spec:
-            self._study.tell(trial, state=TrialState.FAIL)
-            trial = None
-        if trial is None:
-            trial = self._enter(spec)
-            self._seen.add(spec)
+        trial = self._trial(observation.trial.number, observation.trial.spec)
         violations = self._violations(observation.outcome)
         values = self._values(observation.outcome, violations)
         if values is None:
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._fail(trial)
             return
+        self._memory.reopen(trial.number)
         for name, violation in violations.items():
             trial.set_constraint(name, violation)
         self._study.tell(trial, values)
+
+    def _trial(self, number: int, spec: PruningSpec) -> Trial:
+        """The Optuna trial of what was run as trial `number`, whoever proposed it."""
+        known, trial = self._trials.get(number, (None, None))
+        if trial is not None and known == spec:
+            return trial
+        entered = self._enter(spec)
+        if trial is not None:
+            self._fail(trial)
+        self._seen.add(spec)
+        self._trials[number] = (spec, entered)
+        return entered
+
+    def _fail(self, trial: Trial) -> None:
+        """Let nothing be learnt from a trial, whatever was told of it before."""
+        self._memory.reopen(trial.number)
+        self._memory.disinherit(trial.number)
+        self._study.tell(trial, state=TrialState.FAIL)
 
     def _enter(self, spec: PruningSpec) -> Trial:
         """An Optuna trial of `spec`, as if the sampler had proposed it."""
@@ -156,13 +171,23 @@ def _scale(constraint: Constraint) -> float:
     return max(bounds) or 1.0
 
 
+def directions(goal: Goal) -> list[StudyDirection]:
+    """The directions of a study, one an objective."""
+    return [StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE for more in goal.maximise]
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna 5.0.0 logs every study it creates at INFO to stderr; ours is nobody's business."""
-    logger = logging.getLogger("optuna.storages._in_memory")
+def quiet_optuna() -> Iterator[None]:
+    """Optuna 5.0.0 logs every study it creates at INFO to stderr, and warns of its newer parts.
+
+    Users did not pick Optuna, and our studies are nobody's business.
+    """
+    logger = logging.getLogger("optuna.storages")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
     finally:
         logger.setLevel(level)

@@ -15,8 +15,8 @@ class RandomSearcher:
     """Independent draws, each from a generator of its own seeded by (seed, number).
 
     Which outcomes came when has no influence, so parallel and resumed sweeps propose what a
-    sequential one does. A spec that was proposed already or told of is drawn again, at most
-    `TRIES` times, then replaced by the nearest new one; a used-up space repeats itself.
+    sequential one does. A spec that was proposed already is drawn again, at most `TRIES` times,
+    then replaced by the nearest new one; a used-up space repeats itself.
     """
 
     def __init__(self, space: SearchSpace, goal: Goal, seed: int) -> None:
@@ -32,7 +32,8 @@ class RandomSearcher:
         spec = next((spec for spec in draws if spec not in self._seen), None)
         if spec is None:
             spec = self._space.sample(rng)
-            spec = nearest_unseen(self._space, spec, self._seen, rng) or spec
+            if len(self._seen) < self._space.size:
+                spec = nearest_unseen(self._space, spec, self._seen, rng) or spec
         self._seen.add(spec)
         return spec
 

@@ -1,5 +1,6 @@
 """The uniform baseline: every group keeps the same ratio of its units."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Observation
-from autoprune.searchers.novelty import nearest_unseen
+from autoprune.searchers.novelty import nearest_first
 
 RATIOS = (0.5, 0.75, 0.25, 0.875, 0.625, 0.375, 0.125)
 """Eighths in the order of the van der Corput sequence, the wider first: after one, three or
@@ -23,8 +24,8 @@ class UniformSearcher:
     """A grid of equal kept ratios, refined between its points when it is used up.
 
     Asks `ratios` in the order given, then halves every gap between neighbours, level by level
-    and from wide to narrow, skipping gaps whose two ends are the same spec. When no uniform spec
-    is left it proposes the specs nearest to the grid's. Nothing is proposed twice, nor anything
+    and from wide to narrow, skipping gaps with no other spec inside. When no uniform spec is left
+    it proposes the specs nearest to the grid's. Nothing is proposed twice, nor anything
     it was told of, before the whole space is used up. The seed orders only what is equally near.
 
     Raises AutopruneError for no ratio or one outside (0, 1].
@@ -39,44 +40,61 @@ class UniformSearcher:
             raise AutopruneError("the uniform searcher has no ratio; name at least one in (0, 1]")
         self._space = space
         self._ratios = tuple(ratios)
-        self._rng = np.random.default_rng(seed)
         self._specs = self._sequence()
+        rng = np.random.default_rng(seed)
+        # begun once and gone on with, so that no ask walks through what was seen before
+        self._beside = [nearest_first(space, space.uniform(ratio), rng) for ratio in ratios]
         self._seen: set[PruningSpec] = set()
 
     def ask(self, number: int) -> PruningSpec:
         """The next spec of the sequence that is new."""
-        spec = next((spec for spec in self._specs if spec not in self._seen), None)
+        at = number % len(self._ratios)
+        spec = self._new(self._specs) or self._new(self._beside[at])
         if spec is None:
-            spec = self._beside(number)
+            spec = self._space.uniform(self._ratios[at])
         self._seen.add(spec)
         return spec
+
+    def _new(self, specs: Iterator[PruningSpec]) -> PruningSpec | None:
+        return next((spec for spec in specs if spec not in self._seen), None)
 
     def tell(self, observation: Observation) -> None:
         """Take note that the spec is known."""
         self._seen.add(observation.trial.spec)
 
     def _sequence(self) -> Iterator[PruningSpec]:
-        specs = {ratio: self._space.uniform(ratio) for ratio in self._ratios}
-        yield from specs.values()
-        level = sorted(specs, reverse=True)
-        while len(level) > 1:
-            finer = []
+        edges = _edges(self._space)
+        known: set[int] = set()
+        level = sorted(self._ratios, reverse=True)
+        for ratio in self._ratios:
+            known.add(bisect_right(edges, ratio))
+            yield self._space.uniform(ratio)
+        while True:
+            finer = level[:1]
             for high, low in pairwise(level):
-                finer.append(high)
-                # `uniform` is monotone: between equal ends there is nothing new.
-                if specs[high] != specs[low] and high - low > FINEST:
+                above, below = bisect_right(edges, high), bisect_right(edges, low)
+                if above - below > 1 and high - low > FINEST:
                     middle = (high + low) / 2
-                    specs[middle] = self._space.uniform(middle)
                     finer.append(middle)
-                    yield specs[middle]
-            finer.append(level[-1])
+                    between = bisect_right(edges, middle)
+                    if between not in known:
+                        known.add(between)
+                        yield self._space.uniform(middle)
+                finer.append(low)
             if len(finer) == len(level):
                 return
             level = finer
 
-    def _beside(self, number: int) -> PruningSpec:
-        spec = self._space.uniform(self._ratios[number % len(self._ratios)])
-        return nearest_unseen(self._space, spec, self._seen, self._rng) or spec
+
+def _edges(space: SearchSpace) -> list[float]:
+    """The ratios at which some group's width changes, ascending: from edge to edge all is equal."""
+    return sorted(
+        {
+            (narrow + wide) / (2 * axis.group.size)
+            for axis in space.axes
+            for narrow, wide in pairwise(axis.widths)
+        }
+    )
 
 
 def check_ratios(name: str, ratios: Sequence[float]) -> None:

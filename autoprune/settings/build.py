@@ -138,7 +138,11 @@ def tracking_of(config: Mapping[str, Any]) -> Tracking:
     keep = tracking["keep_models"]
     check_one_of("tracking.keep_models", keep, ["front", "all"])
     uri = store_of(tracking, config["output"])
-    return Tracking(uri if tracking["enabled"] else None, keep_all_models=keep == "all")
+    return Tracking(
+        uri if tracking["enabled"] else None,
+        keep_all_models=keep == "all",
+        optuna=tracking["optuna"],
+    )
 
 
 def store_of(tracking: Mapping[str, Any], output: str) -> str:

@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     inline: bool
     address: str | None
     tracking: str | None
+    optuna: bool
     output: str | Path
     name: str
     resume: str | None
@@ -75,6 +76,7 @@ DEFAULTS: Options = {
     "inline": False,
     "address": None,
     "tracking": "default",
+    "optuna": True,
     "output": "outputs",
     "name": "search",
     "resume": None,
@@ -111,6 +113,7 @@ RULES: dict[str, Rule] = {
     "inline": TRUTH,
     "address": (or_none(a(str)), "a text, or None"),
     "tracking": (or_none(a(str)), "an MLflow URI, or None"),
+    "optuna": TRUTH,
     "output": PLACE,
     "name": TEXT,
     "resume": (or_none(a(str)), "the id of a sweep, or None"),

@@ -119,15 +119,18 @@ class FaultFinder:
         keys = _flat_keys(known)
         if key not in keys:
             # an argument that a _target_ may well take, but that its config does not list
-            section = OmegaConf.select(known, key.rpartition(".")[0] or "_none_")
-            own = ""
-            if isinstance(section, DictConfig) and "_target_" in section:
-                own = f" (+{override} adds an argument)"
+            own = f" (+{override} adds an argument)" if _below_target(known, key) else ""
             return f"{override}: there is no key {key!r}; {choose(key, keys)}{own}"
         reason = first_line(error.__cause__ or error)
         usual = OmegaConf.select(known, key)
         hint = "see --cfg job for the keys" if usual is None else f"by default it is {usual}"
         return f"{override}: {reason}; {hint}"
+
+
+def _below_target(config: DictConfig, key: str) -> bool:
+    parts = key.split(".")
+    above = (OmegaConf.select(config, ".".join(parts[:n])) for n in range(1, len(parts)))
+    return any(isinstance(section, DictConfig) and "_target_" in section for section in above)
 
 
 def _flat_keys(config: DictConfig) -> list[str]:

@@ -135,6 +135,7 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str | None = None
     keep_models: str = "front"
+    optuna: bool = True
 
 
 @dataclass

@@ -59,6 +59,13 @@ def hard(spec: PruningSpec) -> Outcome:
     return Measurement(speedup, stopped_by=measurement.stopped_by)
 
 
+def harder(spec: PruningSpec) -> Outcome:
+    """Like `measure`, but one in three specs fails, most of which `hard` let pass."""
+    if int(spec.digest, 16) % 3 == 0:
+        return Failure(Stage.RECOVER, Cause.TIME_LIMIT, "no end in sight")
+    return measure(spec)
+
+
 @dataclass
 class Driver:
     """Asks and tells like parallel workers: late, out of order, with some strangers' trials."""
@@ -66,6 +73,7 @@ class Driver:
     searcher: Searcher
     outcome: Callable[[PruningSpec], Outcome] = hard
     slots: int = 3
+    rung: int | None = None
     space: SearchSpace = SPACE
     events: list[Trial | Observation] = field(default_factory=list)
 
@@ -83,9 +91,22 @@ class Driver:
             yield self._tell(running.pop(order.randrange(len(running))))
 
     def _tell(self, trial: Trial) -> Observation:
-        observation = Observation(trial, self.outcome(trial.spec))
+        observation = Observation(trial, self.outcome(trial.spec), rung=self.rung)
         self.searcher.tell(observation)
         return observation
+
+    def climb(self) -> Iterator[Trial | Observation]:
+        """Like `run`, where every trial is told again, as `harder`, once three others were told."""
+        paused: list[Trial] = []
+        for event in self.run():
+            yield event
+            if isinstance(event, Observation):
+                paused.append(event.trial)
+            if len(paused) > 3:
+                trial = paused.pop(0)
+                again = Observation(trial, harder(trial.spec))
+                self.searcher.tell(again)
+                yield again
 
 
 def replay(searcher: Searcher, events: list[Trial | Observation]) -> None:
@@ -115,6 +136,18 @@ class SearcherContract:
     def test_proposals_are_of_the_space_new_and_repeat(self) -> None:
         """Replaying what a searcher saw into a new one is how a sweep resumes."""
         history = list(islice(Driver(self.build(seed=5), slots=self.slots).run(), 2 * self.budget))
+        asked = [event.spec for event in history if isinstance(event, Trial)]
+        for spec in asked:
+            SPACE.check(spec)
+        assert len(set(asked)) == len(asked)
+        replay(self.build(seed=5), history)
+
+    def test_a_trial_told_again_counts_as_told_last(self) -> None:
+        """On a ladder of fidelities what was told at a lower rung is superseded, also by a fault:
+        the proposals stay new, and repeat on a replay.
+        """
+        driver = Driver(self.build(seed=5), slots=self.slots, rung=0)
+        history = list(islice(driver.climb(), 3 * self.budget))
         asked = [event.spec for event in history if isinstance(event, Trial)]
         for spec in asked:
             SPACE.check(spec)

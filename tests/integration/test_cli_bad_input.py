@@ -107,7 +107,8 @@ def test_targets_that_give_something_else(refused: Refused) -> None:
     assert "modules are found in the current folder" in message
     message = refused("plan", *SMALL, "model._target_=torch.nn.Linear")
     assert "torch.nn.Linear needs this argument; set +model.in_features=..." in message
-    message = refused("plan", *SMALL, "searcher._target_=tests.odd.searcher", "~searcher.sampler")
+    odd = ["searcher._target_=tests.odd.searcher", "~searcher.sampler", "~searcher.options"]
+    message = refused("plan", *SMALL, *odd)
     assert "the searcher is a tuple without ask, tell" in message
     message = refused("plan", *SMALL, "meter.runtime._target_=autoprune.models.mlp")
     assert "takes no argument 'threads'" in message
@@ -223,6 +224,11 @@ def test_a_searcher_is_tried_before_the_baseline_is_trained(refused: Refused) ->
     assert "did you mean 'nsga" in refused("sweep", *SMALL, "searcher.sampler=nsgaa")
     options = "+searcher.options.population_sise=4"
     assert "'population_size'" in refused("sweep", *SMALL, options)
+    message = refused("sweep", *SMALL, "searcher.options.population_sise=4")
+    assert "did you mean 'searcher.options.population_size'?" in message
+    assert "(+searcher.options.population_sise=4 adds an argument)" in message
+    group = ["searcher=tpe", "searcher.options.group=true", "searcher.options.multivariate=false"]
+    assert "can only be enabled when ``multivariate``" in refused("sweep", *SMALL, *group)
 
 
 UNEXPORTABLE = """

@@ -1,7 +1,8 @@
 """A driver that is killed at any moment, and what a resume makes of it.
 
 Whatever moment it was: every trial that had an outcome keeps it, none is run or counted twice,
-the sweep ends with exactly its number of trials, and MLflow shows what the journal says.
+the sweep ends with exactly its number of trials, and MLflow and the study of Optuna's show what
+the journal says.
 """
 
 import json
@@ -11,13 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
 from tests.tiny import WORDS, Driver, events, lines, request, sweep_folder, told
 
 TRIALS = 5
@@ -121,6 +126,18 @@ def check_mlflow(folder: Path, output: Path) -> None:
     assert set(steps) == set(range(1, TRIALS + 1))
 
 
+def check_study(folder: Path) -> None:
+    """One trial of Optuna's a trial, with the values that the journal tells."""
+    storage = JournalStorage(JournalFileBackend(str(folder / OPTUNA_FILE)))
+    study = optuna.load_study(study_name=folder.name, storage=storage)
+    observations = [event["observation"] for event in events(folder, "tell")]
+    metrics = {o["trial"]["number"]: o["measurement"]["metrics"] for o in observations}
+    assert study.metric_names
+    assert {trial.number: trial.values for trial in study.trials} == {
+        number: [found[name] for name in study.metric_names] for number, found in metrics.items()
+    }
+
+
 def check_sweep(folder: Path) -> None:
     """Exactly its number of trials, in the journal and in the report."""
     record = read_journal(folder / "journal.jsonl")
@@ -150,6 +167,7 @@ def kill_again_and_again(place: Path, words: list[str], moments: list[Moment]) -
     assert lines(folder)[: len(before)] == before
     check_sweep(folder)
     check_mlflow(folder, output)
+    check_study(folder)
 
 
 RAY = [*SWEEP, "executor.slots=2"]

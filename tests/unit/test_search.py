@@ -6,14 +6,17 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint, Goal
+from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Outcome, Stage, Trial
+from autoprune.problems import known_problem
 from autoprune.searchers import (
     SAMPLERS,
     OptunaSearcher,
@@ -21,6 +24,8 @@ from autoprune.searchers import (
     UniformSearcher,
     nearest_unseen,
 )
+from autoprune.settings.compose import compose_config, plain
+from autoprune.settings.targets import build_target
 from tests.contracts.searcher_contract import GOAL, OBJECTIVES, SPACE, Driver, measure
 
 WIDE = SearchSpace(tuple(Axis(Group(f"g{i}", "channels", 64), 4, 64) for i in range(6)))
@@ -84,6 +89,33 @@ def test_a_random_proposal_depends_on_seed_and_number_only() -> None:
 # New proposals
 
 
+@pytest.mark.parametrize("build", [UniformSearcher, RandomSearcher])
+@pytest.mark.parametrize("groups", [24, 100])
+def test_a_proposal_takes_little_work_however_many_there_were(
+    build: SearcherFactory, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Specs are what it takes: making one of 100 groups takes up to 4 ms."""
+    problem, made = known_problem("coupled", groups), [0]
+    at, uniform = SearchSpace.at, SearchSpace.uniform
+
+    def counted(make: Callable[..., PruningSpec]) -> Callable[..., PruningSpec]:
+        def count(space: SearchSpace, value: Any) -> PruningSpec:
+            made[0] += 1
+            return make(space, value)
+
+        return count
+
+    searcher = build(problem.space, problem.goal, 0)
+    monkeypatch.setattr(SearchSpace, "at", counted(at))
+    monkeypatch.setattr(SearchSpace, "uniform", counted(uniform))
+    work = []
+    for number in range(300):
+        before = made[0]
+        searcher.ask(number)
+        work.append(made[0] - before)
+    assert max(work) <= 8
+
+
 def test_the_nearest_new_spec_is_found_until_there_is_none() -> None:
     space = SearchSpace(
         (Axis(Group("a", "channels", 3), 1, 3), Axis(Group("b", "channels", 2), 1, 2))
@@ -133,6 +165,19 @@ def test_optuna_is_silent(caplog: pytest.LogCaptureFixture) -> None:
             "option of sampler 'tpe' 'seed' is not known",
         ),
         (
+            partial(OptunaSearcher, sampler="tpe", options={"multivariate": "no"}),
+            "option 'multivariate' of sampler 'tpe' is 'no'; choose true or false",
+        ),
+        (
+            partial(OptunaSearcher, options={"population_size": 2.5}),
+            "option 'population_size' of sampler 'nsga2' is 2.5; choose a whole number",
+        ),
+        (
+            partial(OptunaSearcher, sampler="tpe", options={"group": True, "multivariate": False}),
+            "sampler 'tpe' refuses {'group': True, 'multivariate': False}: ``group`` option can "
+            "only be enabled when ``multivariate`` is enabled",
+        ),
+        (
             partial(OptunaSearcher, options={"population_size": 1}),
             "sampler 'nsga2' refuses {'population_size': 1}: `population_size` must be greater "
             "than or equal to 2.; see optuna.samplers.NSGAIISampler for the values it takes",
@@ -142,6 +187,19 @@ def test_optuna_is_silent(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_sampler_that_cannot_be(build: Callable[..., OptunaSearcher], message: str) -> None:
     with pytest.raises(AutopruneError, match=re.escape(message)):
         build(SPACE, GOAL, 0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_options_that_configs_show_are_the_defaults(name: str) -> None:
+    shown = plain(compose_config("sweep", [f"searcher={name}"]))["searcher"]["options"]
+    assert shown == {option: SAMPLERS[name].options[option] for option in shown}
+
+
+def test_options_are_the_arguments_of_the_sampler() -> None:
+    words = ["searcher=tpe", "searcher.options.multivariate=false", "+searcher.options.gamma=null"]
+    config = plain(compose_config("sweep", words))["searcher"]
+    searcher = build_target("searcher", config, partial=True)(SPACE, GOAL, 0)
+    assert searcher._sampler._multivariate is False
 
 
 def test_a_spec_of_another_space_is_refused() -> None:
@@ -220,6 +278,31 @@ class TestHowOutcomesReachOptuna:
 
     def test_failed(self) -> None:
         assert self.state(Failure(Stage.PRUNE, Cause.GRAPH, "no graph")) == ("FAIL", None, [])
+
+    def test_told_again(self) -> None:
+        """What is told last takes the place of what was told before, whatever that was."""
+        finished = Measurement({"accuracy": 0.8, "speedup": 2.5, "macs": 40.0})
+        infeasible = Measurement({"accuracy": 0.9, "speedup": 1.5, "macs": 100.0})
+        failed = Failure(Stage.RECOVER, Cause.NAN_LOSS, "the loss is NaN")
+        searcher = OptunaSearcher(SPACE, self.GOAL, 0)
+        trial = Trial(0, searcher.ask(0), 0)
+        for outcome, expected in [
+            (finished, ("COMPLETE", [0.8, 2.5], [0.0, 0.0])),
+            (infeasible, ("COMPLETE", [0.9, 1.5], [0.25, 1.0])),
+            (failed, ("FAIL", None, [])),
+            (finished, ("COMPLETE", [0.8, 2.5], [0.0, 0.0])),
+        ]:
+            searcher.tell(Observation(trial, outcome))
+            (known,) = searcher._study.trials
+            constraints = list(known.constraints.values())
+            assert (known.state.name, known.values, constraints) == expected
+
+    def test_told_again_with_another_spec(self) -> None:
+        searcher = OptunaSearcher(SPACE, self.GOAL, 0)
+        finished = Measurement({"accuracy": 0.8, "speedup": 2.5, "macs": 40.0})
+        for spec in (self.SPEC, SPACE.uniform(0.25)):
+            tell(searcher, 0, spec, finished)
+        assert [trial.state.name for trial in searcher._study.trials] == ["FAIL", "COMPLETE"]
 
     def test_a_bound_of_zero_has_no_share(self) -> None:
         goal = Goal(OBJECTIVES, (0.5, 1.0), (Constraint("gain", low=0.0),))
