@@ -75,6 +75,8 @@ def search(
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
       and `uniform_first`: equal ratios that are tried before the searcher proposes.
+    - `ladder` (None): an `autoprune.Ladder` on whose rungs trials pause while better ones go on;
+      `profile` (False): profile the network first, for a searcher that reads what groups give.
     - `runtime` (PyTorch, on `device`) is what speed is measured on, an object of
       `autoprune.measurement.runtimes` or a name as `measure` takes it, at `batch_sizes` ((1,)), for
       `measure_s` (1.5) seconds at most; `where` is ``"trial"``, beside it, or ``"bench"``, on the
