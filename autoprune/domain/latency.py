@@ -152,7 +152,7 @@ def _terms(groups: Sequence[Group], many: Sequence[Mapping[str, int]]) -> Array:
     kept = np.array([[widths.get(g.name, g.size) for g in groups] for widths in many], dtype=float)
     share = kept / size
     odd = (kept % ALIGNMENT != 0) & (kept != size)
-    first, second = _meeting(groups)
+    first, second = meeting(groups)
     products = share[:, first] * share[:, second]
     return np.hstack(
         [
@@ -165,7 +165,7 @@ def _terms(groups: Sequence[Group], many: Sequence[Mapping[str, int]]) -> Array:
     )
 
 
-def _meeting(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
+def meeting(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
     """The pairs of groups that meet in a layer, each group with itself among them."""
     layers = [set(group.layers) | {group.name} for group in groups]
     pairs = combinations_with_replacement(range(len(groups)), 2)

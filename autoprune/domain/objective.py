@@ -90,6 +90,11 @@ class Constraint:
                 "give a lower bound, an upper bound, or both with low <= high"
             )
 
+    @property
+    def scale(self) -> float:
+        """The larger of its bounds without sign, by which violations compare; 1 for bounds of 0."""
+        return max(abs(bound) for bound in (self.low, self.high) if math.isfinite(bound)) or 1.0
+
     def violation(self, value: float) -> float:
         """How far `value` lies outside the bounds; 0 inside."""
         return max(self.low - value, value - self.high, 0.0)

@@ -4,7 +4,7 @@ Axis legend: G = groups, H = G - 1 joints between neighbours, L = legal widths o
 narrowest to the whole one, N = points of a front.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,8 +14,18 @@ from numpy.typing import NDArray
 
 from autoprune.domain.objective import Direction, Goal, Objective
 from autoprune.domain.pareto import ParetoFront
+from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
 from autoprune.domain.space import PruningSpec, SearchSpace
-from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Outcome, Stage, Trial
+from autoprune.domain.trial import (
+    Cause,
+    Failure,
+    Measurement,
+    Observation,
+    Outcome,
+    Speedup,
+    Stage,
+    Trial,
+)
 
 Floats = NDArray[np.float64]
 Ticks = NDArray[np.int64]
@@ -25,6 +35,9 @@ ACCURACY = 0.95
 
 TOLERANCE = 0.05
 """The loss of accuracy at which a network stops being of use."""
+
+UNRECOVERED, UNRECOVERED_SPREAD = 3.0, 0.5
+"""How many times as much a cut loses before recovery, and the deviation of that factor's log."""
 
 GOAL = Goal(
     (Objective("accuracy", Direction.MAX), Objective("speedup", Direction.MAX)),
@@ -94,6 +107,20 @@ class ChainProblem:
         """Of the best front there is."""
         return _hypervolume(self.front_N2)
 
+    def profile(self, seed: int) -> Profile:
+        """What each group alone costs and gives, without noise in speed and without recovery.
+
+        Unrecovered, a cut loses `UNRECOVERED` times as much, up to a log-normal factor of its own.
+        """
+        rng = np.random.default_rng(seed)
+        whole = {axis.group.name: axis.high for axis in self.space.axes}
+        alone = [
+            {axis.group.name: width} for axis in self.space.axes for width in profile_widths(axis)
+        ]
+        found = [(widths, self.true(PruningSpec.of(whole | widths))) for widths in alone]
+        points = [_unrecovered(widths, true, rng) for widths, true in found if true is not None]
+        return Profile(self.space.groups, {"accuracy": ACCURACY, "speedup": 1.0}, tuple(points))
+
     @cached_property
     def front_N2(self) -> Floats:  # noqa: N802
         """The best front: accuracy and speedup of every network that no other one beats.
@@ -134,6 +161,16 @@ class ChainProblem:
         accuracy = true.metrics["accuracy"] + rng.normal(0.0, self.noise.accuracy)
         speedup = true.metrics["speedup"] * np.exp(rng.normal(0.0, self.noise.speedup))
         return Measurement({"accuracy": float(accuracy), "speedup": float(speedup)})
+
+
+def _unrecovered(
+    widths: Mapping[str, int], true: Measurement, rng: np.random.Generator
+) -> ProfilePoint:
+    ratio = true.metrics["speedup"]
+    speedup = Speedup(ratio, ratio, ratio, 1.0, 1.0 / ratio, 8, "formula", "none", noise=0.0)
+    lost = UNRECOVERED * rng.lognormal(0.0, UNRECOVERED_SPREAD)
+    accuracy = ACCURACY - lost * (ACCURACY - true.metrics["accuracy"])
+    return ProfilePoint(widths, speedup, {"accuracy": max(accuracy, 0.0), "speedup": ratio})
 
 
 def _hypervolume(points_N2: Floats) -> float:  # noqa: N803

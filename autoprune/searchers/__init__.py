@@ -1,5 +1,6 @@
 """Searchers: what to try next."""
 
+from autoprune.searchers.frontier import FrontierSearcher
 from autoprune.searchers.novelty import nearest_unseen
 from autoprune.searchers.optuna import OptunaSearcher
 from autoprune.searchers.random import RandomSearcher
@@ -8,6 +9,7 @@ from autoprune.searchers.uniform import UniformSearcher
 
 __all__ = [
     "SAMPLERS",
+    "FrontierSearcher",
     "OptunaSearcher",
     "RandomSearcher",
     "UniformSearcher",

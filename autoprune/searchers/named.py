@@ -9,6 +9,7 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.profile import Profile
 from autoprune.domain.protocols import Searcher
 from autoprune.domain.space import SearchSpace
+from autoprune.searchers.frontier import FrontierSearcher
 from autoprune.searchers.optuna import OptunaSearcher
 from autoprune.searchers.random import RandomSearcher
 from autoprune.searchers.samplers import SAMPLERS
@@ -20,6 +21,7 @@ AnyFactory = Callable[..., Searcher]
 SEARCHERS: dict[str, AnyFactory] = {
     "uniform": UniformSearcher,
     "random": RandomSearcher,
+    "frontier": FrontierSearcher,
     **{name: partial(OptunaSearcher, sampler=name) for name in SAMPLERS},
 }
 """The built-in searchers by name."""

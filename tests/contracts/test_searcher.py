@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
+from autoprune.searchers import FrontierSearcher, OptunaSearcher, RandomSearcher, UniformSearcher
 from tests.contracts.searcher_contract import SearcherContract
 
 # A GP's ask takes seconds while other trials run (its batch acquisition), so it gets few.
@@ -17,6 +17,10 @@ class TestUniform(SearcherContract):
 
 class TestRandom(SearcherContract):
     factory = staticmethod(RandomSearcher)
+
+
+class TestFrontier(SearcherContract):
+    factory = staticmethod(FrontierSearcher)
 
 
 class TestNsga2(SearcherContract):

@@ -105,3 +105,20 @@ def test_coupled_neighbours_lose_more_together_than_one_by_one():
 def test_problems_that_there_are_not(kind, groups, message):
     with pytest.raises(AutopruneError, match=message):
         known_problem(kind, groups)
+
+
+def test_a_profile_holds_every_group_alone_as_it_is_before_recovery():
+    problem = known_problem("coupled", 8)
+    profile = problem.profile(seed=0)
+    assert profile == problem.profile(seed=0) != problem.profile(seed=1)
+    assert profile.within(problem.space) == profile
+    whole = problem.space.uniform(1.0)
+    factors = []
+    for point in profile.points:
+        ((name, width),) = point.widths.items()
+        assert width < whole.widths[name]
+        true = problem.true(PruningSpec.of(whole.widths | point.widths)).metrics
+        assert point.speedup.ratio == point.metrics["speedup"] == true["speedup"]
+        factors.append((0.95 - point.metrics["accuracy"]) / (0.95 - true["accuracy"]))
+    assert {name for point in profile.points for name in point.widths} == set(whole.widths)
+    assert np.exp(np.mean(np.log(factors))) == pytest.approx(3.0, rel=0.3)
