@@ -26,6 +26,7 @@ from autoprune.domain.trial import (
     Stage,
     Trial,
 )
+from autoprune.problems import KINDS, known_problem
 
 SPACE = SearchSpace(
     tuple(Axis(Group(f"g{i}", "channels", 16), 2, 16) for i in range(3)),
@@ -214,3 +215,21 @@ class SearcherContract:
         events = islice(Driver(self.build(), outcome=measure, slots=1).run(), 2 * self.budget)
         asked = [event.spec for event in events if isinstance(event, Trial)]
         assert sum(GOAL.feasible(measure(spec)) for spec in asked) >= len(asked) // 8
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_it_finds_something_on_every_known_problem(self, kind: str) -> None:
+        """Pruning problems of formulas: what it finds is worth something, and nothing is run twice.
+
+        A few of the trials run at once, as in a sweep.
+        """
+        problem = known_problem(kind, 8)
+        searcher = self.build(space=problem.space, goal=problem.goal)
+        running: list[Trial] = []
+        told: list[Observation] = []
+        for number in range(self.budget):
+            running.append(Trial(number, searcher.ask(number), number))
+            if len(running) == self.slots:
+                told.append(problem.observe(running.pop(0)))
+                searcher.tell(told[-1])
+        assert len({trial.spec for trial in running} | {o.trial.spec for o in told}) == self.budget
+        assert problem.hypervolume(told) > 0.0
