@@ -51,7 +51,7 @@ class LayerwisePruning(gymnasium.Env[Features, np.ndarray[Any, Any]]):
         self._indices: list[int] = []
         self._weights = np.full(objectives, 1.0 / objectives)
         self._number = 0
-        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (self.walk.features,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (self.walk.features,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     def reset(
@@ -107,4 +107,4 @@ class LayerwisePruning(gymnasium.Env[Features, np.ndarray[Any, Any]]):
         return float(self._reward(outcomes, self._weights[None])[0]), found
 
     def _observation(self) -> Features:
-        return self.walk.observation(self._indices, self._weights)
+        return self.walk.observation(self._indices, self._weights.tolist())

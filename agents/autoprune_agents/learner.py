@@ -1,5 +1,6 @@
 """An agent of Stable-Baselines3 that learns outside of its own training loop."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,16 +47,17 @@ class AgentLearner:
         self._noise = torch.Generator().manual_seed(state)
         with _found_again():
             torch.set_rng_state(self._noise.get_state())
-            self.model = _built(algorithm, features, options, replay)
+            self.model: Any = _built(algorithm, features, options, replay)
         self.model.set_logger(configure(None, []))
-        self._global_noise = not isinstance(self.model, SAC)
-        if isinstance(self.model, SAC):
+        self._global_noise = algorithm != "sac"
+        if not self._global_noise:
             self.model.actor.action_dist = OwnNoise(self._noise)
 
     @property
     def buffer(self) -> HindsightBuffer:
         """What it learns from."""
-        return self.model.replay_buffer
+        buffer: HindsightBuffer = self.model.replay_buffer
+        return buffer
 
     def act(self, observation: Features) -> float:
         """The policy's action, in [-1, 1]; drawn from the policy where it is stochastic."""
@@ -112,7 +114,7 @@ class AgentLearner:
         return {"entropy": -float(log_prob.mean())}
 
 
-class OwnNoise(SquashedDiagGaussianDistribution):  # type: ignore[misc]
+class OwnNoise(SquashedDiagGaussianDistribution):
     """SAC's squashed Gaussian drawn from a generator of its own.
 
     A sweep tells its searcher in a thread of its own. Were the noise drawn from PyTorch's global
@@ -135,7 +137,7 @@ class _Spaces(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """The spaces of `LayerwisePruning`: all that a model asks of an environment it never runs."""
 
     def __init__(self, features: int) -> None:
-        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (features,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (features,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
@@ -149,7 +151,8 @@ def _built(
             replay_buffer_class=HindsightBuffer,
             replay_buffer_kwargs=dict(replay),
             device="cpu",
-            **options,
+            # a copy: Stable-Baselines3 2.9 writes into policy_kwargs
+            **copy.deepcopy(dict(options)),
         )
     except (TypeError, ValueError, AssertionError) as error:
         raise AutopruneError(

@@ -43,7 +43,7 @@ class Outcomes:
     @classmethod
     def of(cls, goal: Goal, outcomes: Iterable[Outcome], *, unit_M: Array | None = None) -> Self:  # noqa: N803
         """The outcomes of trials, gains in units of `unit_M`, their best by default."""
-        measured = [outcome if _told(goal, outcome) else None for outcome in outcomes]
+        measured = [_told(goal, outcome) for outcome in outcomes]
         advance_NM = np.array([_advances(goal, one) for one in measured])  # noqa: N806
         advance_NM = advance_NM.reshape(-1, len(goal.objectives))  # noqa: N806
         unit_M = _best(advance_NM, default_units(goal)) if unit_M is None else unit_M  # noqa: N806

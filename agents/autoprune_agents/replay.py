@@ -15,7 +15,7 @@ from autoprune_agents.outcomes import Outcomes
 from autoprune_agents.rewards import Reward
 
 
-class HindsightBuffer(ReplayBuffer):  # type: ignore[misc]  # Stable-Baselines3 is not typed
+class HindsightBuffer(ReplayBuffer):
     """Whole episodes of D steps, their rewards computed only when they are sampled.
 
     The reward is a known function of outcome and preference, so what was tried under one

@@ -27,20 +27,25 @@ class Scalarised:
     """The gains weighed by the preference, so that one agent covers the front.
 
     The augmented Chebyshev scalarisation (Steuer and Choo 1983, doi:10.1007/BF02591870) of gains
-    from the reference point: half of the least of gain over weight, plus `linear` times the sum of
-    gains. Its best outcome for a preference is where the ray along it leaves the front, also where
-    the front is not convex; averaged over preferences it is what raises the hypervolume (Golovin
-    and Zhang 2020, arXiv:2006.04655). Broken constraints are subtracted.
+    from the reference point: the least of gain over weight, shared by the objectives, plus
+    `linear` times the sum of gains; weights count as no less than `least`. Its best outcome for a
+    preference is where the ray along it leaves the front, also where the front is not convex;
+    averaged over preferences it is what raises the hypervolume (Golovin and Zhang 2020,
+    arXiv:2006.04655). Broken constraints are subtracted.
     """
 
     linear: float = 0.05
+    least: float = 0.05
 
     def __call__(self, outcomes: Outcomes, preference_NM: Array) -> Array:  # noqa: N803
         """The rewards, of shape (N,)."""
-        # a weight near 0 would let the other objectives be lost for nothing
-        weight_NM = np.maximum(preference_NM, 0.05)  # noqa: N806
-        least_N = (outcomes.gain_NM / weight_NM).min(axis=1)  # noqa: N806
-        return 0.5 * least_N + self.linear * outcomes.gain_NM.sum(axis=1) - outcomes.violation_N
+        gain_NM = outcomes.gain_NM  # noqa: N806
+        weight_NM = np.maximum(preference_NM, self.least)  # noqa: N806
+        # what is lost is not weighed: it is of no use whatever is preferred
+        over_NM = np.where(gain_NM > 0.0, gain_NM / weight_NM, gain_NM)  # noqa: N806
+        reward_N: Array = over_NM.min(axis=1) / gain_NM.shape[1]  # noqa: N806
+        reward_N += self.linear * gain_NM.sum(axis=1) - outcomes.violation_N  # noqa: N806
+        return reward_N
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class AccuracyUnderLatency:
 
     def __call__(self, outcomes: Outcomes, preference_NM: Array) -> Array:  # noqa: N803
         """The rewards, of shape (N,), whatever the preference."""
-        over_N = np.maximum(np.log(outcomes.share_N / self.budget), 0.0)  # noqa: N806
+        over_N: Array = np.maximum(np.log(outcomes.share_N / self.budget), 0.0)  # noqa: N806
         return outcomes.gain_NM[:, 0] - self.price * over_N - outcomes.violation_N
 
 
@@ -127,4 +132,4 @@ def weights(goal: Goal, preference: Mapping[str, float]) -> Array:
             f"the preference {dict(preference)} needs weights of at least 0 with one above it; "
             f"weigh {names}"
         )
-    return found / found.sum()
+    return np.asarray(found / found.sum())

@@ -35,7 +35,7 @@ class Walk:
     place of layers, latency in place of operations:
 
     ======================  ====  ================================================================
-    feature                 size  what it is; all in [0, 1], except where noted
+    feature                 size  what it is; all are in [0, 1]
     ======================  ====  ================================================================
     index                   D     which step this is, one-hot
     kind                    K     what a unit of the group is, one-hot over the kinds of the space
@@ -44,8 +44,8 @@ class Walk:
     saved                   1     share of the baseline's time that the actions so far have saved
     to come                 1     share of it that can still be saved, from this group on
     own                     1     share of it that this group can save
-    last action             1     the executed action before, in [-1, 1]; 1 at first
-    kept                    D     every executed action so far, in [-1, 1]; 1 for what is to come
+    last action             1     the executed action before, from 0 (lowest) to 1; 1 at first
+    kept                    D     every executed action so far, the same; 1 for what is to come
     preference              M     weights of the objectives, which sum to 1
     ======================  ====  ================================================================
 
@@ -76,7 +76,7 @@ class Walk:
     def executed(self, indices: Sequence[int], action: float) -> int:
         """What an action after those of `indices` comes to: the place of a value in its options."""
         step = len(indices)
-        unit = (float(np.clip(action, -1.0, 1.0)) + 1.0) / 2.0
+        unit = (min(max(action, -1.0), 1.0) + 1.0) / 2.0
         if step >= len(self.space.axes):
             return round(unit * (len(self.space.options[step]) - 1))
         axis = self.space.axes[step]
@@ -94,7 +94,8 @@ class Walk:
             return 1.0
         if step >= len(self.space.axes):
             return 2.0 * index / (len(options) - 1) - 1.0
-        return 2.0 * (options[index] - options[0]) / (options[-1] - options[0]) - 1.0
+        low, width, high = (float(options[at]) for at in (0, index, -1))
+        return 2.0 * (width - low) / (high - low) - 1.0
 
     def actions(self, spec: PruningSpec) -> list[float]:
         """The actions of the episode that ends with `spec`. AutopruneError for another space's."""
@@ -105,7 +106,8 @@ class Walk:
 
         After the last one no step is marked, nothing is to come, and the facts of a group are 0.
         """
-        return self._features(indices, [len(indices)], preference)[0]
+        features: Features = self._features(indices, [len(indices)], preference)[0]
+        return features
 
     def observations(self, spec: PruningSpec, preference: Sequence[float]) -> Features:
         """What the agent saw at every step of the episode that ends with `spec`: (D, F)."""
@@ -116,7 +118,8 @@ class Walk:
     ) -> Features:
         at, d = np.array(steps), len(self)
         taken = np.ones(d)
-        taken[: len(indices)] = [self.action(step, index) for step, index in enumerate(indices)]
+        for step, index in enumerate(indices):
+            taken[step] = (self.action(step, index) + 1.0) / 2.0
         return np.hstack(
             [
                 np.eye(d + 1, d)[at],
@@ -163,8 +166,8 @@ class Walk:
         nets: list[dict[str, int]] = []
         for step in steps:
             done = self._widths(indices[:step])
-            own = [axis.group.name for axis in axes[step : step + 1]]
-            nets += [done, done | {name: fastest[name] for name in own}, fastest | done]
+            here = [axis.group.name for axis in axes[step : step + 1]]
+            nets += [done, done | {name: fastest[name] for name in here}, fastest | done]
         share = self.latency.shares(nets).reshape(-1, 3)
         saved = np.clip(1.0 - share[:, 0], 0.0, 1.0)
         to_come = np.clip(share[:, 0] - share[:, 2], 0.0, 1.0 - saved)
