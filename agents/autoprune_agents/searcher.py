@@ -30,7 +30,7 @@ class AgentSearcher:
       any order; what is told last of a trial takes the place of what was told before.
     - A trial that failed is rewarded as `Outcomes` says.
     - Nothing is proposed twice while the space has anything new: a repetition is replaced by its
-      nearest new neighbour.
+      nearest new neighbour, which may be a step beyond the wall.
 
     `profile` gives the latency model its first timings. Raises AutopruneError for an unknown
     algorithm, option, reward or objective.

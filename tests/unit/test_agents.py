@@ -1,9 +1,11 @@
 """The agents' environment, their rewards, and what the searcher does beyond the contract."""
 
 import json
+import tomllib
 import warnings
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from autoprune_agents.learner import AgentLearner
 from autoprune_agents.learning import LEARNING
 from autoprune_agents.outcomes import FAILED, Outcomes
 from autoprune_agents.rewards import weights
+from autoprune_agents.searcher import AgentSearcher
 from autoprune_agents.walk import Walk
 from gymnasium.utils.env_checker import check_env as check_gymnasium
 from stable_baselines3 import SAC
@@ -35,6 +38,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.latency import LatencyModel, Timing
 from autoprune.domain.objective import Constraint, Direction, Goal, Objective
+from autoprune.domain.protocols import Learner, Stateful
 from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.domain.trial import (
     Cause,
@@ -46,12 +50,15 @@ from autoprune.domain.trial import (
     trial_seed,
 )
 from autoprune.problems import known_problem
-from autoprune.searchers import RandomSearcher
+from autoprune.searchers import RandomSearcher, named
+from autoprune.searchers.named import build_searcher, searcher_named
+from autoprune.settings.compose import compose_config, plain
+from autoprune.settings.targets import build_target
 from tests.contracts.searcher_contract import GOAL, OBJECTIVES, SPACE, measure
 
 PROBLEM = known_problem("coupled", 8)
 QUICK: dict[str, Any] = {"warm_up": 4, "gradient_steps": 2, "options": {"batch_size": 16}}
-CONFIGS = Path(__file__).parents[2] / "conf/searcher"
+ROOT = Path(__file__).parents[2]
 
 
 def environment(**arguments: Any) -> gymnasium.Env[Any, Any]:
@@ -435,7 +442,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", sorted(LEARNING))
 def test_the_configs_spell_the_defaults_out(name: str) -> None:
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config = yaml.safe_load((ROOT / f"conf/searcher/{name}.yaml").read_text())
     assert config.pop("_target_") == "autoprune_agents.agent"
     learning = config["learning"]
     default = LEARNING[name]
@@ -445,8 +452,31 @@ def test_the_configs_spell_the_defaults_out(name: str) -> None:
     agent(SPACE, GOAL, 0, **config)
 
 
+@pytest.mark.parametrize("name", sorted(LEARNING))
+def test_a_sweeps_config_builds_it(name: str) -> None:
+    config = compose_config("sweep", [f"searcher={name}", "searcher.learning.warm_up=7"])
+    factory = build_target("searcher", plain(config)["searcher"], partial=True)
+    searcher = build_searcher(factory, SPACE, GOAL, 0)
+    assert isinstance(searcher, AgentSearcher)
+    assert isinstance(searcher, Stateful)
+    assert isinstance(searcher, Learner)
+    assert searcher.warm_up == 7
+
+
+def test_the_entry_points_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    added = project["entry-points"]["autoprune.searchers"]
+    points = EntryPoints(EntryPoint(n, value, "autoprune.searchers") for n, value in added.items())
+    monkeypatch.setattr(named, "entry_points", lambda group: points.select(group=group))
+    assert set(added) == set(LEARNING)
+    for name in added:
+        assert isinstance(searcher_named(name)(SPACE, GOAL, 0), AgentSearcher)
+    with pytest.raises(AutopruneError, match="searcher 'dpg' is not known; did you mean 'ddpg'"):
+        searcher_named("dpg")
+
+
 def test_it_learns() -> None:
-    """On half of the seeds' budget, and far from the margin of the benchmark's figures."""
+    """A smaller problem and a smaller budget than the benchmark's, so that it takes seconds."""
     problem = known_problem("independent", 12)
     found = []
     for searcher in (
