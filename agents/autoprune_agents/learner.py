@@ -42,8 +42,8 @@ class AgentLearner:
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise unknown("algorithm", algorithm, ALGORITHMS)
-        # a CPU generator takes 64 bits, and any seed of a sweep is spread over them
-        state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
+        # a sweep's seed may have more bits than a generator takes
+        state = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._noise = torch.Generator().manual_seed(state)
         with _found_again():
             torch.set_rng_state(self._noise.get_state())

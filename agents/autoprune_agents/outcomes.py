@@ -16,8 +16,10 @@ from autoprune.domain.trial import Measurement, Outcome
 
 Array = NDArray[np.float64]
 
-FAILED = -3.0
-"""The gain in every objective of a trial that failed: a loss of twenty times what is tolerable."""
+FAILED = -1.0
+"""The gain in every objective of a trial that failed, as of one that lost a dozen units."""
+
+_KNEE = 0.25
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Outcomes:
     """Outcomes of trials as rewards see them.
 
     `gain_NM` is how much better than the reference point each objective is: 0 there, 1 at the
-    best of the outcomes, minus the logarithm of 1 plus the loss where it is worse (networks that
-    are cut too far lose a hundred times what is tolerable, and a critic must not chase them).
+    best of the outcomes. Below 0 it falls as a logarithm does: networks that are cut too far lose
+    a hundred times what is tolerable, and a critic that chased them would miss what is of use.
     `error_N` is the main objective as an error (1 - accuracy), `share_N` the time as a share of
     the baseline's, `violation_N` the sum over constraints of how far each is broken, in shares of
     its bound.
@@ -48,7 +50,8 @@ class Outcomes:
         advance_NM = advance_NM.reshape(-1, len(goal.objectives))  # noqa: N806
         unit_M = _best(advance_NM, default_units(goal)) if unit_M is None else unit_M  # noqa: N806
         gain_NM = advance_NM / unit_M  # noqa: N806
-        gain_NM = np.where(gain_NM < 0.0, -np.log1p(-np.minimum(gain_NM, 0.0)), gain_NM)  # noqa: N806
+        lost_NM = np.log1p(-np.minimum(gain_NM, 0.0) / _KNEE) * _KNEE  # noqa: N806
+        gain_NM = np.maximum(gain_NM, 0.0) - lost_NM  # noqa: N806
         return cls(
             np.where(np.isnan(gain_NM), FAILED, gain_NM),
             np.array([1.0 if one is None else _error(goal.main, one) for one in measured]),
