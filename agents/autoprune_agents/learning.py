@@ -39,9 +39,9 @@ class Learning:
     algorithm: str
     options: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 1000
-    warm_up: int = 30
+    warm_up: int = 20
     gradient_steps: int = 10
-    spread: float = 0.2
+    spread: float = 0.35
     noise: float = 0.0
     decay: float = 1.0
 
