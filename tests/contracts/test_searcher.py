@@ -11,7 +11,7 @@ from tests.contracts.searcher_contract import SearcherContract
 # A GP's ask takes seconds while other trials run (its batch acquisition), so it gets few.
 GP = partial(OptunaSearcher, sampler="gp", options={"n_startup_trials": 2})
 TPE = partial(OptunaSearcher, sampler="tpe", options={"n_startup_trials": 6})
-SMALL = {"batch_size": 16, "policy_kwargs": {"net_arch": [16]}}
+SMALL = {"batch_size": 16, "learning_rate": 0.01, "policy_kwargs": {"net_arch": [16]}}
 
 
 class TestUniform(SearcherContract):
