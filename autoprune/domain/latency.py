@@ -5,7 +5,7 @@ Axis legend: T = timings, K = terms.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations_with_replacement
 from typing import Self
 
@@ -93,7 +93,11 @@ class LatencyModel:
 
     def share(self, widths: Mapping[str, int]) -> float:
         """The time of a network as a share of the baseline's; groups left out are whole."""
-        return float(_terms(self.groups, [widths])[0] @ self._weights)
+        return float(self.shares([widths])[0])
+
+    def shares(self, many: Sequence[Mapping[str, int]]) -> Array:
+        """`share` of many networks at once, of shape (T,)."""
+        return _terms(self.groups, many) @ self._weights
 
     def speedup(self, widths: Mapping[str, int]) -> float:
         """The inverse of `share`."""
@@ -152,7 +156,7 @@ def _terms(groups: Sequence[Group], many: Sequence[Mapping[str, int]]) -> Array:
     kept = np.array([[widths.get(g.name, g.size) for g in groups] for widths in many], dtype=float)
     share = kept / size
     odd = (kept % ALIGNMENT != 0) & (kept != size)
-    first, second = meeting(groups)
+    first, second = meeting(tuple(groups))
     products = share[:, first] * share[:, second]
     return np.hstack(
         [
@@ -165,7 +169,8 @@ def _terms(groups: Sequence[Group], many: Sequence[Mapping[str, int]]) -> Array:
     )
 
 
-def meeting(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
+@lru_cache(maxsize=8)
+def meeting(groups: tuple[Group, ...]) -> tuple[list[int], list[int]]:
     """The pairs of groups that meet in a layer, each group with itself among them."""
     layers = [set(group.layers) | {group.name} for group in groups]
     pairs = combinations_with_replacement(range(len(groups)), 2)

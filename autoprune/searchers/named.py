@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import entry_points
 
 from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.objective import Goal
@@ -52,7 +53,15 @@ def build_searcher(
 
 
 def searcher_named(name: str) -> AnyFactory:
-    """The built-in searcher of that name. Raises AutopruneError with the near miss."""
-    if name not in SEARCHERS:
-        raise unknown("searcher", name, SEARCHERS)
-    return SEARCHERS[name]
+    """The searcher of that name: a built-in one, or one that an installed package adds.
+
+    A package adds a factory as an entry point of the group ``autoprune.searchers``; it is imported
+    only when it is named. Raises AutopruneError with the near miss.
+    """
+    if name in SEARCHERS:
+        return SEARCHERS[name]
+    added = entry_points(group="autoprune.searchers")
+    if name not in added.names:
+        raise unknown("searcher", name, [*SEARCHERS, *added.names])
+    factory: AnyFactory = added[name].load()
+    return factory

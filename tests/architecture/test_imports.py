@@ -58,12 +58,17 @@ def test_every_library_that_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     listed = [*project["dependencies"], *extras["rl"], *extras["onnx"], *extras["hf"]]
-    declared = {re.match(r"[\w.-]+", line).group().lower() for line in listed}  # type: ignore[union-attr]
+    declared = {normal(re.match(r"[\w.-]+", line).group()) for line in listed}  # type: ignore[union-attr]
     ours = {*sys.stdlib_module_names, "autoprune", "autoprune_agents"}
     sources = [*(ROOT / "autoprune").rglob("*.py"), *(ROOT / "agents").rglob("*.py")]
     found = set().union(*map(imported, sources)) - ours
     owners = packages_distributions()
-    assert [n for n in found if not declared & {owner.lower() for owner in owners[n]}] == []
+    assert [n for n in found if not declared & set(map(normal, owners[n]))] == []
+
+
+def normal(name: str) -> str:
+    """A distribution's name as packaging's specification normalises it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def imported(path: Path) -> set[str]:

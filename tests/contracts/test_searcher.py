@@ -2,12 +2,16 @@
 
 from functools import partial
 
+from autoprune_agents import agent
+
 from autoprune.searchers import FrontierSearcher, OptunaSearcher, RandomSearcher, UniformSearcher
+from autoprune.searchers.named import AnyFactory
 from tests.contracts.searcher_contract import SearcherContract
 
 # A GP's ask takes seconds while other trials run (its batch acquisition), so it gets few.
 GP = partial(OptunaSearcher, sampler="gp", options={"n_startup_trials": 2})
 TPE = partial(OptunaSearcher, sampler="tpe", options={"n_startup_trials": 6})
+SMALL = {"batch_size": 16, "learning_rate": 0.01, "policy_kwargs": {"net_arch": [16]}}
 
 
 class TestUniform(SearcherContract):
@@ -39,3 +43,21 @@ class TestTpe(SearcherContract):
 class TestGp(SearcherContract):
     factory = staticmethod(GP)
     budget, slots = 4, 2
+
+
+def quick(algorithm: str) -> AnyFactory:
+    """An agent that learns early and little."""
+    learning = {"algorithm": algorithm, "warm_up": 6, "gradient_steps": 2, "options": SMALL}
+    return partial(agent, learning=learning)
+
+
+class TestSac(SearcherContract):
+    factory = staticmethod(quick("sac"))
+
+
+class TestTd3(SearcherContract):
+    factory = staticmethod(quick("td3"))
+
+
+class TestDdpg(SearcherContract):
+    factory = staticmethod(quick("ddpg"))

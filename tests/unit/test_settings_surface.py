@@ -105,7 +105,10 @@ def test_an_option_trains_as_it_says_in_every_experiment(
 def test_every_option_builds(override: str) -> None:
     mlp = ["model=mlp", "model.width=16", "model.image_side=8", "data.side=8"]
     vgg = ["model.depth=8", "model.width=8"]
-    config = compose_config("plan", [*(vgg if "bn_scale" in override else mlp), override])
+    # AMC's warm-up takes 100 trials, and a smaller budget is refused
+    budget = ["budget.trials=200"] if override == "searcher=ddpg" else []
+    network = vgg if "bn_scale" in override else mlp
+    config = compose_config("plan", [*network, *budget, override])
     assert make_plan(build_request(plain(config))).space.axes
 
 

@@ -152,7 +152,8 @@ _BODY = """
 <h1>{title}</h1>
 <div class="line">{facts}</div>
 <section><h2>{statement}</h2>
-<div class="scroll"><table><thead><tr><th>searcher</th><th>mean hypervolume</th><th>95% interval</th>
+<div class="scroll"><table><thead><tr>
+<th>searcher</th><th>mean hypervolume</th><th>95% interval</th>
 <th>trials to what {random} ends with</th><th>p against the best</th><th>seed by seed</th>
 </tr></thead>
 <tbody>{rows}</tbody></table></div></section>
