@@ -156,7 +156,7 @@ class LadderConfig:
     """
 
     epochs: list[int] = field(default_factory=list)
-    reduction: float = 3.0
+    reduction: float = 4.0
     finish_front: bool = True
 
 
