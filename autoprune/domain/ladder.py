@@ -26,8 +26,8 @@ class Ladder:
     After 0 epochs it is the network as it was cut, with its batch norm recalibrated. One in
     `reduction` trials of a rung goes on to the next; the top, above the last rung, is the end of
     recovery. Of n trials about n / reduction ** rungs reach it: one rung suits tens of trials, two
-    or three suit hundreds. `finish_front` brings every member of the front to the top once the budget allows
-    no new trial.
+    or three suit hundreds. `finish_front` brings every member of the front to the top once the
+    budget allows no new trial.
     """
 
     epochs: tuple[int, ...] = (0,)

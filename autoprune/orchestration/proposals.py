@@ -17,7 +17,7 @@ from autoprune.domain.trial import Observation, Trial, trial_seed
 from autoprune.orchestration.record import Event, Told, as_searched
 from autoprune.searchers.novelty import nearest_unseen
 
-STATE_FOLDER = "searcher"
+STATES_FOLDER, DRAFT = "searcher", "draft"
 COUNTS_FILE = "counts.json"
 
 
@@ -59,7 +59,7 @@ class Proposals:
         self.searcher, self.fault = searcher, ""
         self._space, self._seed, self._guard = space, seed, guard
         self._first = tuple(dict.fromkeys(first))
-        self._state = None if folder is None else folder / STATE_FOLDER
+        self._states = None if folder is None else folder / STATES_FOLDER
         self._proposed: set[PruningSpec] = set()
         self._asked = self._told = 0
         self._curves: Mapping[str, float] = {}
@@ -154,37 +154,44 @@ class Proposals:
         if isinstance(self.searcher, Learner):
             self._curves = dict(self.searcher.curves)
         # where the next outcome is waiting already, it is worth saving only after that one
-        if isinstance(self.searcher, Stateful) and self._state is not None and told == self._told:
-            self._save(self.searcher, self._state, told)
+        if isinstance(self.searcher, Stateful) and self._states is not None and told == self._told:
+            self._save(self.searcher, self._states, told)
 
-    def _save(self, searcher: Stateful, state: Path, told: int) -> None:
-        draft = state.with_name(f".{state.name}")
+    def _save(self, searcher: Stateful, states: Path, told: int) -> None:
+        draft, place = states / DRAFT, states / f"{told:06d}"
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             searcher.save(draft)
             counts = {"asked": self._asked, "told": told}
             (draft / COUNTS_FILE).write_text(json.dumps(counts))
-            shutil.rmtree(state, ignore_errors=True)
-            draft.rename(state)
+            shutil.rmtree(place, ignore_errors=True)
+            draft.rename(place)
+            for older in saved_states(states)[:-1]:
+                shutil.rmtree(older, ignore_errors=True)
         except OSError as error:
-            self.fault = f"the searcher's state in {state} is not up to date ({error.strerror})"
+            self.fault = f"the searcher's state in {states} is not up to date ({error.strerror})"
         else:
             self.fault = ""
 
     def _restored(self) -> tuple[int, int]:
         """How many asks and outcomes the state that was restored has behind it."""
-        if not isinstance(self.searcher, Stateful) or self._state is None:
+        found = [] if self._states is None else saved_states(self._states)
+        if not isinstance(self.searcher, Stateful) or not found:
             return 0, 0
-        if not self._state.is_dir():
-            return 0, 0
+        place = found[-1]
         try:
-            counts = json.loads((self._state / COUNTS_FILE).read_text())
-            self.searcher.load(self._state)
+            counts = json.loads((place / COUNTS_FILE).read_text())
+            self.searcher.load(place)
             return int(counts["asked"]), int(counts["told"])
         except Exception as error:  # whatever a damaged file raises
             raise ReplayError(
-                f"{self._state}: the searcher cannot be restored ({type(error).__name__}: "
+                f"{place}: the searcher cannot be restored ({type(error).__name__}: "
                 f"{first_line(error)}); delete that folder: the searcher then learns anew from "
                 "the journal"
             ) from error
+
+
+def saved_states(states: Path) -> list[Path]:
+    """The states that were saved whole, the one that had heard of most outcomes last."""
+    return sorted(place for place in states.glob("*") if place.name.isdigit())

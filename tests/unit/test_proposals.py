@@ -10,7 +10,7 @@ import pytest
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation, Trial, trial_seed
-from autoprune.orchestration.proposals import Proposals, ReplayError
+from autoprune.orchestration.proposals import Proposals, ReplayError, saved_states
 from autoprune.orchestration.record import Asked, Event, Told
 from tests.sweeps import make_space
 
@@ -164,10 +164,8 @@ def test_a_state_is_saved_and_only_the_rest_replayed(tmp_path: Path) -> None:
     with proposing(Keeps(), folder=tmp_path) as proposals:
         proposals.replay(history)
     assert proposals.curves == {"calls": 3.0}
-    assert json.loads((tmp_path / "searcher" / "counts.json").read_text()) == {
-        "asked": 2,
-        "told": 1,
-    }
+    (state,) = saved_states(tmp_path / "searcher")
+    assert json.loads((state / "counts.json").read_text()) == {"asked": 2, "told": 1}
     # two more calls, the second of which was not saved; then it was killed
     searcher = Keeps()
     with proposing(searcher, folder=tmp_path) as proposals:
@@ -188,16 +186,17 @@ def test_a_state_is_saved_once_there_is_nothing_more_to_learn(tmp_path: Path) ->
         for number in range(3):
             proposals.tell(told(number))
         searcher.pause.set()
-    assert json.loads((tmp_path / "searcher" / "calls.json").read_text())[-1] == "tell 2"
-    assert not (tmp_path / ".searcher").exists()
+    (state,) = saved_states(tmp_path / "searcher")
+    assert json.loads((state / "calls.json").read_text())[-1] == "tell 2"
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     with proposing(Keeps(), folder=tmp_path) as proposals:
         proposals.replay(events("ask 0", "tell 0"))
-    (tmp_path / "searcher" / "calls.json").write_text("[")
+    (state,) = saved_states(tmp_path / "searcher")
+    (state / "calls.json").write_text("[")
     again = Proposals(Keeps(), SPACE, folder=tmp_path)
-    with pytest.raises(ReplayError, match=r"searcher: the searcher cannot be restored \(JSOND"):
+    with pytest.raises(ReplayError, match=r"0001: the searcher cannot be restored \(JSOND"):
         again.replay(events("ask 0", "tell 0"))
 
 
