@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.domain.objective import COST_METRICS, DEFAULT_TOLERANCE, Constraint, Goal, Objective
+from autoprune.domain.objective import COST_METRICS, DEFAULT_TOLERANCE, Goal, Objective
 from autoprune.domain.trial import Measurement, Outcome
 
 Array = NDArray[np.float64]
@@ -56,7 +56,7 @@ class Outcomes:
             np.where(np.isnan(gain_NM), FAILED, gain_NM),
             np.array([1.0 if one is None else _error(goal.main, one) for one in measured]),
             np.array([1.0 if one is None else 1.0 / one.metrics["speedup"] for one in measured]),
-            np.array([0.0 if one is None else _violation(goal, one) for one in measured]),
+            np.array([0.0 if one is None else goal.violation(one.metrics) for one in measured]),
         )
 
     def __getitem__(self, at: NDArray[np.int64]) -> Self:
@@ -115,13 +115,3 @@ def _advances(goal: Goal, outcome: Measurement | None) -> list[float]:
 def _error(main: Objective, outcome: Measurement) -> float:
     value = outcome.metrics[main.metric]
     return 1.0 - value if main.direction.sign > 0 else value
-
-
-def _violation(goal: Goal, outcome: Measurement) -> float:
-    violations = goal.violations(outcome.metrics)
-    return sum(v / _bound(c) for c, v in zip(goal.constraints, violations, strict=True))
-
-
-def _bound(constraint: Constraint) -> float:
-    bounds = [abs(b) for b in (constraint.low, constraint.high) if math.isfinite(b)]
-    return max(bounds) or 1.0

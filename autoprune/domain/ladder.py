@@ -59,7 +59,9 @@ class Agreement:
     @property
     def bad(self) -> bool:
         """Whether the rung predicts badly, as far as can be told."""
-        return self.count >= ENOUGH and (self.spearman or 0.0) < GOOD_AGREEMENT
+        if self.spearman is None or self.count < ENOUGH:
+            return False
+        return self.spearman < GOOD_AGREEMENT
 
     def __str__(self) -> str:
         rank = "none" if self.spearman is None else f"{self.spearman:.2f}"

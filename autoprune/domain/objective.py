@@ -151,6 +151,14 @@ class Goal:
             c.violation(metrics[c.metric]) if c.metric in metrics else 0.0 for c in self.constraints
         )
 
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """How far all constraints are broken together, in shares of their bounds; 0 where none is.
+
+        Constraints in different units then add up to something.
+        """
+        violations = zip(self.constraints, self.violations(metrics), strict=True)
+        return sum(violation / constraint.scale for constraint, violation in violations)
+
     def broken(self, metrics: Mapping[str, float]) -> Constraint | None:
         """The first broken constraint among those whose metric is known."""
         for constraint, violation in zip(self.constraints, self.violations(metrics), strict=True):

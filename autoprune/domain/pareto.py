@@ -78,7 +78,7 @@ def best_first(goal: Goal, outcomes: Mapping[int, Measurement]) -> list[int]:
     arXiv:2106.12639), in units of the front's extent.
     """
     numbers = sorted(outcomes)
-    broken = {number: sum(goal.violations(outcomes[number].metrics)) for number in numbers}
+    broken = {number: goal.violation(outcomes[number].metrics) for number in numbers}
     feasible = [number for number in numbers if not broken[number]]
     ordered: list[int] = []
     if feasible:

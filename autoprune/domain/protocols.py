@@ -58,6 +58,16 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A searcher that has to hear of some trials before it begins to learn."""
+
+    @property
+    def warm_up(self) -> int:
+        """How many; a budget of no more is for nothing."""
+        ...
+
+
 class SearcherFactory(Protocol):
     """Builds a searcher for a sweep."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import Observation, Stage, Trial
 from autoprune.orchestration.folders import replace_text, trial_folder
 from autoprune.orchestration.reports.dashboard import dashboard_html
@@ -22,7 +23,9 @@ class NetworksWatcher:
     """Deletes the networks of trials that left the front, or never joined it.
 
     A sweep of thousands of trials would otherwise fill the disk. A trial that waits on the ladder
-    keeps what it goes on from, until the sweep is over.
+    keeps what it goes on from, until the sweep is over; where a larger budget then lets it climb
+    after all, it is begun anew. What waits may be worth less in the end, so that it drives nothing
+    off the front for good.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,8 +52,11 @@ class NetworksWatcher:
         self._discard(view, over=complete)
 
     def _discard(self, view: SweepView, *, over: bool) -> None:
-        waiting = {o.trial.number for o in view.observations if o.rung is not None and not over}
-        for number in [n for n in self._kept if n not in view.front and n not in waiting]:
+        ended = ParetoFront(view.goal, [o for o in view.observations if o.rung is None])
+        members = (*view.front.members, *ended.members)
+        waiting = [o for o in view.observations if o.rung is not None and not over]
+        wanted = {observation.trial.number for observation in (*members, *waiting)}
+        for number in self._kept - wanted:
             shutil.rmtree(trial_folder(self.folder, number), ignore_errors=True)
             self._kept.discard(number)
 

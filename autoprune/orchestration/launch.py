@@ -136,7 +136,8 @@ def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) 
     """Log the front's networks to their runs; what could not be, and why."""
     client, request = MlflowClient(tracking_uri=tracker.uri), prepared.request
     lost: list[str] = []
-    for member in result.view.front.members:
+    # one that waits on the ladder is not what it will be: a resume goes on with it
+    for member in (m for m in result.view.front.members if m.rung is None):
         number = member.trial.number
         place = trial_folder(result.folder, number) / MODEL_FOLDER
         try:

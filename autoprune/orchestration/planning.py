@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
-from autoprune.domain.protocols import Searcher
+from autoprune.domain.protocols import Searcher, WarmsUp
 from autoprune.domain.space import SearchSpace, build_space
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
@@ -66,7 +66,7 @@ def make_plan(request: SweepRequest) -> Plan:
         score(model, dependencies.couplings, criterion, scoring)
     _rehearse(model, request)
     request.meter.check(model, example)
-    warnings = []
+    warnings = _ladder_warnings(request)
     if all(len(axis.widths) == 1 for axis in space.axes):
         warnings.append("every group has one legal width only: there is nothing to search")
     trials, slots = request.budget.trials, request.executor.slots
@@ -80,12 +80,30 @@ def make_plan(request: SweepRequest) -> Plan:
 
 def check_warm_up(searcher: Searcher, budget: Budget) -> None:
     """Raise AutopruneError where the budget ends before the searcher has begun to learn."""
-    warm_up = getattr(searcher, "warm_up", 0)
-    if budget.trials is not None and budget.trials <= warm_up:
+    if not isinstance(searcher, WarmsUp) or budget.trials is None:
+        return
+    if budget.trials <= searcher.warm_up:
         raise AutopruneError(
-            f"budget.trials is {budget.trials}, and the first {warm_up} trials of this searcher "
+            f"budget.trials is {budget.trials}, and the first {searcher.warm_up} trials of this searcher "
             "are its warm-up, before it learns; raise budget.trials, or lower the warm-up"
         )
+
+
+def _ladder_warnings(request: SweepRequest) -> list[str]:
+    """What rungs are for nothing. Raises AutopruneError where all of them are."""
+    if request.ladder is None:
+        return []
+    epochs = list(request.ladder.epochs)
+    end = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    if epochs[0] >= end:
+        raise AutopruneError(
+            f"ladder.epochs is {epochs}, and recovery ends after {end} epochs: nothing would "
+            "pause; choose rungs below that, or ladder=none"
+        )
+    beyond = [epoch for epoch in epochs if epoch >= end]
+    if beyond:
+        return [f"ladder.epochs {beyond} lie beyond the end of recovery, at {end} epochs"]
+    return []
 
 
 def _rehearse(model: nn.Module, request: SweepRequest) -> None:

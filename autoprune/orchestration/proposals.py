@@ -65,6 +65,8 @@ class Proposals:
         self._curves: Mapping[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="searcher")
         self._failed: Exception | None = None
+        self._last: Trial | None = None
+        self._queued: Future[None] | None = None
 
     @property
     def curves(self) -> Mapping[str, float]:
@@ -80,7 +82,12 @@ class Proposals:
         """Have the searcher hear of an outcome; returns at once."""
         self._raise_what_failed()
         self._told += 1
-        self._thread.submit(self._learn, observation, self._told)
+        self._queued = self._thread.submit(self._learn, observation, self._told)
+
+    def settle(self) -> None:
+        """Wait until the searcher has taken in all that it was told."""
+        if self._queued is not None:
+            self._queued.result()
 
     def replay(self, events: Sequence[Event]) -> None:
         """Bring a new searcher to where a journal ends, from its saved state where there is one.
@@ -114,6 +121,8 @@ class Proposals:
             raise self._failed
 
     def _propose(self, number: int) -> Trial:
+        if self._last is not None and self._last.number == number:
+            return self._last  # proposed before it was killed, and not journaled
         if number < len(self._first):
             spec = self._first[number]
         else:
@@ -128,8 +137,9 @@ class Proposals:
                 rng = np.random.default_rng(number)
                 spec = nearest_unseen(self._space, spec, self._proposed, rng) or spec
         self._space.check(spec)
+        self._last = Trial(number, spec, trial_seed(self._seed, number))
         self._note(spec)
-        return Trial(number, spec, trial_seed(self._seed, number))
+        return self._last
 
     def _note(self, spec: PruningSpec) -> None:
         self._proposed.add(spec)
@@ -148,29 +158,35 @@ class Proposals:
         try:
             with self._guard():
                 self.searcher.tell(observation)
+                self._look_at_curves()
+                # where the next outcome is waiting already, it is worth saving after that one
+                if told == self._told:
+                    self._save(told)
         except Exception as error:  # whatever the user's searcher raises
             self._failed = self._failed or error
-            return
+
+    def _look_at_curves(self) -> None:
         if isinstance(self.searcher, Learner):
             self._curves = dict(self.searcher.curves)
-        # where the next outcome is waiting already, it is worth saving only after that one
-        if isinstance(self.searcher, Stateful) and self._states is not None and told == self._told:
-            self._save(self.searcher, self._states, told)
 
-    def _save(self, searcher: Stateful, states: Path, told: int) -> None:
+    def _save(self, told: int) -> None:
+        searcher, states = self.searcher, self._states
+        if not isinstance(searcher, Stateful) or states is None:
+            return
         draft, place = states / DRAFT, states / f"{told:06d}"
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             searcher.save(draft)
-            counts = {"asked": self._asked, "told": told}
+            last = None if self._last is None else self._last.to_json()
+            counts = {"asked": self._asked, "told": told, "last": last}
             (draft / COUNTS_FILE).write_text(json.dumps(counts))
             shutil.rmtree(place, ignore_errors=True)
             draft.rename(place)
             for older in saved_states(states)[:-1]:
                 shutil.rmtree(older, ignore_errors=True)
-        except OSError as error:
-            self.fault = f"the searcher's state in {states} is not up to date ({error.strerror})"
+        except Exception as error:  # torch.save has a full disk as a RuntimeError
+            self.fault = f"the searcher's state in {states} is not up to date ({first_line(error)})"
         else:
             self.fault = ""
 
@@ -183,6 +199,8 @@ class Proposals:
         try:
             counts = json.loads((place / COUNTS_FILE).read_text())
             self.searcher.load(place)
+            self._look_at_curves()
+            self._last = None if counts["last"] is None else Trial.from_json(counts["last"])
             return int(counts["asked"]), int(counts["told"])
         except Exception as error:  # whatever a damaged file raises
             raise ReplayError(

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.ladder import Agreement, Ladder, Rungs
+from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -99,6 +100,7 @@ class Sweep:
         self._pending: deque[int] = deque()
         self._running: dict[int, Trial] = {}
         self._proposal: Proposal | None = None
+        self._front: list[int] | None = None
         # failures of this session by cause, None once any trial of the sweep came through
         self._failed_first: Counter[Cause] | None = Counter()
         self._replay()
@@ -126,6 +128,7 @@ class Sweep:
         self._told += 1
         self._observations.pop(number, None)  # what is told last is the last of all
         self._observations[number] = observation
+        self._front = None
         if self.rungs is not None:
             self.rungs.take(observation)
         if not isinstance(observation.outcome, Failure):
@@ -171,9 +174,7 @@ class Sweep:
     @property
     def spent(self) -> bool:
         """Whether the budget allows no further trial, nor one that waits to go on."""
-        if self._time_is_up():
-            return True
-        if self._may_ask() or self._pending:
+        if self._may_ask() or (self._pending and not self._time_is_up()):
             return False
         # what runs may yet let another one climb
         return self.rungs is None or (not self._running and self._climber() is None)
@@ -186,18 +187,24 @@ class Sweep:
         return budget.trial_s is not None and busy >= budget.trial_s
 
     def _may_ask(self) -> bool:
-        return self.budget.trials is None or len(self._trials) < self.budget.trials
+        more = self.budget.trials is None or len(self._trials) < self.budget.trials
+        return more and not self._time_is_up()
 
     def _climber(self) -> int | None:
-        """The trial on the ladder that is to go on next."""
+        """The trial on the ladder that is to go on next; once time is up only of the front."""
         if self.rungs is None:
             return None
-        number = self.rungs.promotable()
+        number = None if self._time_is_up() else self.rungs.promotable()
         if number is None and self.rungs.ladder.finish_front and not self._may_ask():
             waiting = self.rungs.waiting
-            front = (member.trial.number for member in self.view.front.members)
-            number = next((n for n in front if n in waiting), None)
+            number = next((n for n in self._front_numbers() if n in waiting), None)
         return number
+
+    def _front_numbers(self) -> list[int]:
+        if self._front is None:
+            members = ParetoFront(self._start.goal, self._observations.values()).members
+            self._front = [member.trial.number for member in members]
+        return self._front
 
     def next_trial(self, *, wait_s: float | None = None) -> Trial | None:
         """The next trial to start or to go on with; None where there is none, or none yet.
@@ -205,9 +212,7 @@ class Sweep:
         None yet: it is not `spent`, but the searcher has been at work for longer than `wait_s`
         (None waits as long as it takes), or only what runs can let another one climb.
         """
-        if self.spent:
-            return None
-        if self._pending:
+        if self._pending and not self._time_is_up():
             return self._started(self._pending.popleft())
         number = self._climber()
         if number is not None:
@@ -257,7 +262,12 @@ class Sweep:
 
     def record(self, observation: Observation) -> None:
         """Take in an outcome. Raises SweepStoppedError where the first trials fail of one cause."""
-        del self._running[observation.trial.number]
+        number = observation.trial.number
+        del self._running[number]
+        before = self._observations.get(number)
+        if before is not None and before.seconds > observation.seconds:
+            # it failed with nobody left to tell what it had spent on lower rungs
+            observation = replace(observation, seconds=before.seconds)
         self._hear(observation)
         self._stop_if_hopeless(observation.outcome)
 

@@ -1,7 +1,6 @@
 """Optuna's samplers behind the searcher protocol, by ask and tell, in memory."""
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from optuna.samplers import BaseGASampler
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from autoprune.domain.objective import Constraint, Goal
+from autoprune.domain.objective import Goal
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Outcome
 from autoprune.searchers.memory import Memory
@@ -136,7 +135,7 @@ class OptunaSearcher:
             return {}
         violations = self._goal.violations(outcome.metrics)
         return {
-            f"{i}: {constraint}": violation / _scale(constraint)
+            f"{i}: {constraint}": violation / constraint.scale
             for i, (constraint, violation) in enumerate(
                 zip(self._goal.constraints, violations, strict=True)
             )
@@ -164,11 +163,6 @@ def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
         else CategoricalDistribution(range(high + 1))
         for i, high in enumerate(last)
     }
-
-
-def _scale(constraint: Constraint) -> float:
-    bounds = [abs(b) for b in (constraint.low, constraint.high) if math.isfinite(b)]
-    return max(bounds) or 1.0
 
 
 def directions(goal: Goal) -> list[StudyDirection]:

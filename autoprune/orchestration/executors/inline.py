@@ -33,6 +33,8 @@ class InlineExecutor:
                 return
             steps = work(trial, context, folder)
             while not interrupt.give_up:
+                # a searcher may draw from torch's global generator, as training does
+                sweep.proposals.settle()
                 try:
                     progress = next(steps)
                 except StopIteration as end:

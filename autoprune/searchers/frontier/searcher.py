@@ -155,8 +155,5 @@ class FrontierSearcher:
     def _violation(self, levels_ND: Levels, draw: Draw) -> Array:  # noqa: N803
         """How far networks break constraints, in shares of their bounds, of shape (N,)."""
         names = [quantity.metric for quantity in self._model.quantities]
-        violation_N = np.zeros(len(levels_ND))  # noqa: N806
-        for constraint in self._goal.constraints:
-            values_N = draw.values(levels_ND)[:, names.index(constraint.metric)]  # noqa: N806
-            violation_N += [constraint.violation(value) / constraint.scale for value in values_N]  # noqa: N806
-        return violation_N
+        found = (dict(zip(names, row_Q, strict=True)) for row_Q in draw.values(levels_ND))
+        return np.array([self._goal.violation(metrics) for metrics in found])
