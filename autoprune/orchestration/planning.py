@@ -84,8 +84,8 @@ def check_warm_up(searcher: Searcher, budget: Budget) -> None:
         return
     if budget.trials <= searcher.warm_up:
         raise AutopruneError(
-            f"budget.trials is {budget.trials}, and the first {searcher.warm_up} trials of this searcher "
-            "are its warm-up, before it learns; raise budget.trials, or lower the warm-up"
+            f"budget.trials is {budget.trials}, and the first {searcher.warm_up} trials of this "
+            "searcher are its warm-up, before it learns; raise budget.trials, or lower the warm-up"
         )
 
 

@@ -13,6 +13,7 @@ from autoprune.orchestration.artifacts import MODEL_FOLDER, load, read_outputs, 
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.planning import make_plan
 from autoprune.orchestration.record import Told, read_journal
 from autoprune.orchestration.session import prepare, resume, start
 from autoprune.orchestration.sweep import Budget
@@ -111,3 +112,11 @@ def test_a_ladder_of_other_rungs_does_not_compare(tmp_path):
     other = request(tmp_path, ladder=Ladder((0, 2)), recoveries=RECOVERY, budget=Budget(trials=2))
     with pytest.raises(ValueError, match=r"would not compare with new ones: rungs was \(0, 1\)"):
         resume(prepare(other), first.folder)
+
+
+def test_a_ladder_that_is_for_nothing(tmp_path):
+    wanted = {"recoveries": {"finetune": FitPlan(epochs=2)}, "budget": Budget(trials=1)}
+    with pytest.raises(ValueError, match=r"ladder.epochs is \[2\], and recovery ends after 2 ep"):
+        make_plan(request(tmp_path, ladder=Ladder((2,)), **wanted))
+    plan = make_plan(request(tmp_path, ladder=Ladder((0, 3)), **wanted))
+    assert "ladder.epochs [3] lie beyond the end of recovery, at 2 epochs" in plan.warnings

@@ -117,7 +117,7 @@ def test_the_page_stands_alone_and_says_what_counts() -> None:
     assert not re.search(r"\b(src|href|url|import|fetch)\b", own)
     assert f"<h1>{view.sweep_id}</h1>" in page
     counts = view.counts
-    assert f"{counts['failed']} failed · {counts['stopped']} stopped" in page
+    assert f"{counts['stopped']} stopped · {counts['failed']} failed" in page
     assert len(page) < 5.5e6
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, ReportsWatcher
+from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
+from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, NetworksWatcher, ReportsWatcher
+from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.view import SweepView
-from tests.sweeps import make_sweep
+from tests.sweeps import make_goal, make_space, make_sweep
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -65,3 +67,42 @@ def test_a_resume_tells_of_the_torn_line_that_it_cut_off(tmp_path: Path) -> None
     (lost,) = again.warnings
     assert "was torn by a crash (13 bytes)" in lost
     assert launch(asked, Tracking(), folder=first.result.folder).warnings == ()
+
+
+def test_what_waits_on_a_ladder_drives_no_network_away_for_good(tmp_path: Path) -> None:
+    """A trial that pauses beats another one, climbs, and is lost: the other one is back."""
+    goal, space = make_goal(), make_space({"a": 32})
+
+    def seen(number: int, accuracy: float, rung: int | None) -> Observation:
+        outcome = Measurement({"accuracy": accuracy, "speedup": 2.0})
+        (trial_folder(tmp_path, number) / "model").mkdir(parents=True, exist_ok=True)
+        trial = Trial(number, space.uniform(1 / (number + 1)), number)
+        return Observation(trial, outcome, rung=rung)
+
+    def kept() -> set[int]:
+        return {int(place.name) for place in (tmp_path / "trials").iterdir()}
+
+    watcher, told = NetworksWatcher(tmp_path), dict[int, Observation]()
+
+    def hear(observation: Observation) -> SweepView:
+        told[observation.trial.number] = observation
+        view = SweepView("s", "s", goal, space, {}, tuple(told.values()))
+        watcher.on_observation(observation, view)
+        return view
+
+    watcher.on_start(SweepView("s", "s", goal, space, {}))
+    hear(seen(0, 0.96, None))
+    hear(seen(1, 0.97, 0))
+    assert kept() == {0, 1}
+    hear(seen(2, 0.95, None))
+    assert kept() == {0, 1}, "an ended one beats it"
+    hear(seen(3, 0.94, 0))
+    assert kept() == {0, 1, 3}, "it may climb yet"
+    lost = Failure(Stage.RECOVER, Cause.WORKER_LOST, "gone")
+    view = hear(Observation(told[1].trial, lost))
+    assert [member.trial.number for member in view.front.members] == [0]
+    assert kept() == {0, 3}
+    watcher.on_finish(view, complete=False)
+    assert kept() == {0, 3}
+    watcher.on_finish(view, complete=True)
+    assert kept() == {0}

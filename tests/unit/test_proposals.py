@@ -165,13 +165,28 @@ def test_a_state_is_saved_and_only_the_rest_replayed(tmp_path: Path) -> None:
         proposals.replay(history)
     assert proposals.curves == {"calls": 3.0}
     (state,) = saved_states(tmp_path / "searcher")
-    assert json.loads((state / "counts.json").read_text()) == {"asked": 2, "told": 1}
+    counts = json.loads((state / "counts.json").read_text())
+    assert (counts["asked"], counts["told"]) == (2, 1)
     # two more calls, the second of which was not saved; then it was killed
     searcher = Keeps()
     with proposing(searcher, folder=tmp_path) as proposals:
         proposals.replay([*history, *events("ask 2", "ask 3")])
+        assert proposals.curves == {"calls": 3.0}, "they are those of the state"
         assert proposals.ask(4).heard == 1
     assert searcher.calls == ["ask 0", "ask 1", "tell 0", "ask 2", "ask 3", "ask 4"]
+
+
+def test_what_was_proposed_and_not_journaled_is_handed_out_again(tmp_path: Path) -> None:
+    with proposing(Keeps(), folder=tmp_path) as proposals:
+        proposals.replay(events("ask 0"))
+        lost = asked(proposals, 1)
+        proposals.tell(told(0))
+    searcher = Keeps(spec=SPACE.uniform(0.1))
+    with proposing(searcher, folder=tmp_path) as proposals:
+        proposals.replay(events("ask 0", "tell 0"))
+        assert asked(proposals, 1) == lost
+        assert asked(proposals, 2).spec == SPACE.uniform(0.1)
+    assert searcher.calls == ["ask 0", "ask 1", "tell 0", "ask 2"]
 
 
 def test_one_with_a_state_may_propose_something_else_on_replay(tmp_path: Path) -> None:
@@ -205,4 +220,14 @@ def test_a_state_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
     place.write_text("no folder")
     with proposing(Keeps(), folder=place) as proposals:
         proposals.tell(told(0))
-    assert "is not up to date (Not a directory)" in proposals.fault
+    assert "is not up to date ([Errno 20] Not a directory" in proposals.fault
+
+    class Full(Keeps):
+        def save(self, folder: Path) -> None:
+            raise RuntimeError("file write failed, as torch.save has it")
+
+    with proposing(Full(), folder=tmp_path) as proposals:
+        proposals.tell(told(0))
+        proposals.settle()
+        assert "is not up to date (file write failed" in proposals.fault
+        asked(proposals, 0)

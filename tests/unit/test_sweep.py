@@ -331,6 +331,29 @@ class TestLadder:
         with bench.sweep(Budget(trials=4)) as sweep:
             assert {take(sweep).number for _ in range(3)} == {0, 1, 3}, "no ladder: to the end"
 
+    def test_the_front_comes_to_its_end_when_time_is_up(self, bench):
+        with bench.sweep(Budget(trial_s=2.0), ladder=self.LADDER) as sweep:
+            trials = [take(sweep) for _ in range(3)]
+            for trial, accuracy in zip(trials, (0.97, 0.9, 0.8), strict=True):
+                assert not sweep.reached(self.worth(trial, 0, accuracy))
+            assert not sweep.spent
+            climber = take(sweep)
+            assert climber == trials[0]
+            assert sweep.next_trial() is None
+            sweep.record(self.worth(climber, None, 0.98))
+            assert sweep.spent
+            assert sweep.next_trial() is None
+
+    def test_what_was_spent_before_a_fault_counts(self, bench):
+        with bench.sweep(Budget(trials=2), ladder=self.LADDER) as sweep:
+            trial = take(sweep)
+            sweep.reached(self.worth(trial, 0))
+            sweep.reached(self.worth(take(sweep), 0, 0.9))
+            again = take(sweep)
+            assert again == trial
+            sweep.record(Observation(again, failed(Cause.WORKER_LOST), seconds=0.25))
+            assert sweep.view.busy_s == 2.0
+
     def test_rungs_that_predict_badly_are_told(self, bench):
         ladder = Ladder((0,), reduction=1.01, finish_front=True)
         with bench.sweep(Budget(trials=9), ladder=ladder) as sweep:
