@@ -1,13 +1,18 @@
 """`autoprune compare`."""
 
 import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from autoprune.cli.call import DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.sweeps import answer
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import run_contest
-from autoprune.orchestration.contest.records import Contest, find_contest, read_contest
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.contest.records import Contest, find_contest, read_config
+from autoprune.orchestration.folders import output_word, replace_text
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.reports.contest import entry_line, standings_table
 from autoprune.orchestration.reports.contest_page import contest_html
@@ -21,27 +26,54 @@ PAGE_FILE = "compare.html"
 
 def compare(call: Call) -> int:
     """Run every searcher with every seed; who won, by how much, and how sure that is."""
-    resumed, config = call.config["resume"], call.config
-    folder = None if resumed is None else find_contest(Path(config["output"]), resumed)
-    if folder is not None:
-        config = {**(read_contest(folder).config or config), "output": str(folder.parent)}
+    folder, config = _asked(call)
     request = build_contest(
         config, given=call.given, code_paths=call.code_paths, config_dir=call.config_dir
     )
     main = request.sweep.task.metrics[0].name
     listeners = Listeners(
         on_epoch=lambda epoch, value: _say(call, f"baseline epoch {epoch}  {main} {value:.4f}"),
+        on_prepared=lambda prepared: _warn(prepared.warnings),
         on_point=lambda point, done, of: _say(call, point_line(point, main, done, of)),
     )
     contest, folder = run_contest(
-        request,
+        replace(request, sweep=replace(request.sweep, on_signal=answer)),
         folder=folder,
         listeners=listeners,
-        on_entry=lambda contest: _say(call, entry_line(contest)),
+        on_entry=lambda contest: _tell(call, contest),
     )
     replace_text(folder / PAGE_FILE, contest_html(contest))
-    _publish(call, contest, folder)
+    _publish(config, contest, folder)
     return _show_end(call, contest, folder)
+
+
+def _asked(call: Call) -> tuple[Path | None, Mapping[str, Any]]:
+    """The folder of a contest that goes on, and the config that it was begun with."""
+    config = call.config
+    if config["resume"] is None:
+        return None, config
+    others = sorted(call.given - {"resume", "output"})
+    if others:
+        raise AutopruneError(
+            f"resume goes on with a contest as it was begun; leave out {', '.join(others)}, or "
+            "start a new one"
+        )
+    folder = find_contest(Path(config["output"]), config["resume"])
+    began = read_config(folder)
+    if began is None:
+        raise AutopruneError(
+            f"{folder.name} was started from Python, where its model and task are; go on there"
+        )
+    return folder, {**began, "output": str(folder.parent)}
+
+
+def _tell(call: Call, contest: Contest) -> None:
+    _say(call, entry_line(contest))
+    _warn(contest.entries[-1].warnings)
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    say(stderr(), (f"autoprune: warning: {warning}" for warning in warnings))
 
 
 def _say(call: Call, line: str) -> None:
@@ -50,8 +82,7 @@ def _say(call: Call, line: str) -> None:
         call.say(line)
 
 
-def _publish(call: Call, contest: Contest, folder: Path) -> None:
-    config = contest.config or call.config
+def _publish(config: Mapping[str, Any], contest: Contest, folder: Path) -> None:
     uri = tracking_of(config).uri
     if uri is None:
         return
@@ -59,7 +90,7 @@ def _publish(call: Call, contest: Contest, folder: Path) -> None:
     try:
         publish(contest, folder, uri=uri, experiment=experiment)
     except AutopruneError as error:
-        say(stderr(), [f"autoprune: warning: {error}"])
+        _warn([str(error)])
 
 
 def _show_end(call: Call, contest: Contest, folder: Path) -> int:
@@ -70,7 +101,9 @@ def _show_end(call: Call, contest: Contest, folder: Path) -> int:
         call.console.print(standings_table(contest, standings))
         call.say(standings.statement)
     if not contest.complete:
-        again = f"autoprune compare resume={contest.name}"
+        output = output_word(folder.parent)
+        where = f" output={shlex.quote(output)}" if output else ""
+        again = f"autoprune compare resume={contest.name}{where}"
         say(stderr(), [f"autoprune: interrupted; `{again}` goes on"])
         return INTERRUPTED
     _say(call, f"Results are in {folder}: compare.json and {PAGE_FILE}")

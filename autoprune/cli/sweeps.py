@@ -44,7 +44,7 @@ def _run(
     main, watcher = request.task.metrics[0].name, ConsoleWatcher(call.console)
     try:
         launched = launch(
-            replace(request, on_signal=_answer),
+            replace(request, on_signal=answer),
             tracking_of(config),
             folder=folder,
             listeners=Listeners(
@@ -71,7 +71,7 @@ def _run(
     return _show_end(call, launched)
 
 
-def _answer(policy: OnInterrupt) -> None:
+def answer(policy: OnInterrupt) -> None:
     """Say at the first Ctrl-C what it does, past the streams that may be in use at this moment."""
     doing = "finishing" if policy is OnInterrupt.FINISH else "giving up"
     with suppress(OSError):

@@ -20,12 +20,13 @@ class ProfilePoint:
     """A network of which some groups were cut and nothing else.
 
     `widths` are those of the groups that were cut. `metrics` holds the task's metrics on val
-    without fine-tuning, and the costs.
+    without fine-tuning, and the costs. It took `seconds`.
     """
 
     widths: Mapping[str, int]
     speedup: Speedup
     metrics: Mapping[str, float]
+    seconds: float = 0.0
 
     @property
     def timing(self) -> Timing:
@@ -35,7 +36,9 @@ class ProfilePoint:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a point from ``dataclasses.asdict``."""
-        return cls(dict(data["widths"]), Speedup.from_json(data["speedup"]), dict(data["metrics"]))
+        speedup = Speedup.from_json(data["speedup"])
+        seconds = float(data.get("seconds", 0.0))  # there were none at first
+        return cls(dict(data["widths"]), speedup, dict(data["metrics"]), seconds)
 
 
 @dataclass(frozen=True, slots=True)

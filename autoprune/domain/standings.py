@@ -23,35 +23,57 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How one search went: the hypervolume after each trial, and when that was.
+class Moment:
+    """The hypervolume from a moment of a search on: `seconds` since it began, and `busy`, what
+    slots had spent on trials by then, together.
+    """
 
-    `hypervolume_T` is of the front so far, `seconds_T` counts from the search's beginning, and
-    `busy_T` is the time that slots had spent on trials by then, together.
+    seconds: float
+    busy: float
+    hypervolume: float
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How one search went: the hypervolume after each trial, and from moment to moment.
+
+    A trial on a ladder is told more than once: it counts once in `hypervolume_T`, with what it
+    came to, and is a moment each time.
     """
 
     searcher: str
     seed: int
     hypervolume_T: tuple[float, ...]  # noqa: N815
-    seconds_T: tuple[float, ...] = ()  # noqa: N815
-    busy_T: tuple[float, ...] = ()  # noqa: N815
+    moments: tuple[Moment, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a course from ``dataclasses.asdict``."""
-        curves = (tuple(data[name]) for name in ("hypervolume_T", "seconds_T", "busy_T"))
-        return cls(str(data["searcher"]), int(data["seed"]), *curves)
+        moments = tuple(Moment(**moment) for moment in data["moments"])
+        return cls(str(data["searcher"]), int(data["seed"]), tuple(data["hypervolume_T"]), moments)
 
     @property
     def final(self) -> float:
         """The hypervolume at the end; 0 where no trial was run."""
         return self.hypervolume_T[-1] if self.hypervolume_T else 0.0
 
-    def at(self, times_s: Sequence[float]) -> Self:
-        """The same search by the clock: the hypervolume at each of some times, 0 at first."""
-        index = np.searchsorted(self.seconds_T, times_s, side="right")
-        values = (0.0, *self.hypervolume_T)
-        return type(self)(self.searcher, self.seed, tuple(values[i] for i in index), tuple(times_s))
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.moments[-1].seconds if self.moments else 0.0
+
+    def by_clock(self, times_s: Sequence[float]) -> Self:
+        """The same search with the hypervolume at each of some times, 0 before the first trial."""
+        return self._at([moment.seconds for moment in self.moments], times_s)
+
+    def by_compute(self, slots_s: Sequence[float]) -> Self:
+        """The same search with the hypervolume after so many seconds of slots."""
+        return self._at([moment.busy for moment in self.moments], slots_s)
+
+    def _at(self, when: Sequence[float], wanted: Sequence[float]) -> Self:
+        values = (0.0, *(moment.hypervolume for moment in self.moments))
+        index = np.searchsorted(when, wanted, side="right")
+        return type(self)(self.searcher, self.seed, tuple(values[i] for i in index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +100,10 @@ class Standing:
 class Duel:
     """How much more hypervolume the best searcher has than another one, pair by pair of a seed.
 
-    `low` and `high` bound the mean difference with 95% confidence; `p` is that of the paired
-    t-test, multiplied for the number of comparisons (Holm 1979). None where there are no pairs.
+    `low` and `high` bound the mean difference, `p` is that of the paired t-test, both corrected
+    for as many comparisons as there are pairs of searchers (Bonferroni): which one is the best was
+    found from the same data. With 95% confidence all intervals of a comparison hold at once. None
+    where there is one seed.
     """
 
     other: str
@@ -115,7 +139,7 @@ class Standings:
         )
         if second.p is None:
             return f"{lead}. One seed says nothing of chance: give more."
-        test = f"paired t-test over {seeds} seeds, Holm's correction"
+        test = f"paired t-tests over {seeds} seeds, corrected for all pairs of searchers"
         interval = f"(95% interval {second.low:.4g} to {second.high:.4g})"
         beaten = [duel.other for duel in self.duels if duel.decided]
         open_ = [duel.other for duel in self.duels if not duel.decided]
@@ -144,14 +168,15 @@ def standings_of(courses: Iterable[Course]) -> Standings:
     """
     by_name = _by_name(courses)
     random = by_name.get(RANDOM)
-    target = None if random is None else float(np.mean([course.final for course in random]))
+    # the end of the very curve that is looked at: another way to sum may round the other way
+    target = None if random is None else float(mean_course(random)[0][-1])
     found = sorted(
         (_standing(name, own, target) for name, own in by_name.items()),
         key=lambda standing: (-standing.mean, standing.searcher),
     )
     best, *others = found
-    duels = [_duel(best, other) for other in others]
-    return Standings(tuple(found), tuple(_corrected(duels)))
+    pairs = len(found) * (len(found) - 1) // 2
+    return Standings(tuple(found), tuple(_duel(best, other, pairs) for other in others))
 
 
 def mean_course(courses: Sequence[Course]) -> tuple[Array, Array, Array]:
@@ -190,28 +215,16 @@ def _standing(name: str, courses: Sequence[Course], target: float | None) -> Sta
     return Standing(name, tuple(map(float, finals)), mean, interval, reached)
 
 
-def _duel(best: Standing, other: Standing) -> Duel:
+def _duel(best: Standing, other: Standing, pairs: int) -> Duel:
     difference_S = np.array(best.hypervolume) - np.array(other.hypervolume)  # noqa: N806
     mean = float(difference_S.mean())
     if len(difference_S) < 2:
         return Duel(other.searcher, mean)
-    half = float(_half_width(difference_S[:, None])[0])
+    half = float(_half_width(difference_S[:, None], LEVEL / pairs)[0])
     if half == 0.0:  # the same difference for every seed
         return Duel(other.searcher, mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
-    p = float(stats.ttest_1samp(difference_S, 0.0).pvalue)
+    p = min(1.0, pairs * float(stats.ttest_1samp(difference_S, 0.0).pvalue))
     return Duel(other.searcher, mean, mean - half, mean + half, p)
-
-
-def _corrected(duels: Sequence[Duel]) -> Iterable[Duel]:
-    """The duels with their p values multiplied step by step, the smallest one most."""
-    tested = sorted((duel for duel in duels if duel.p is not None), key=lambda duel: duel.p or 0.0)
-    corrected: dict[str, float] = {}
-    worst = 0.0
-    for rank, duel in enumerate(tested):
-        worst = max(worst, min(1.0, (len(tested) - rank) * (duel.p or 0.0)))
-        corrected[duel.other] = worst
-    for duel in duels:
-        yield Duel(duel.other, duel.difference, duel.low, duel.high, corrected.get(duel.other))
 
 
 def _curves(courses: Sequence[Course]) -> Array:
@@ -224,11 +237,11 @@ def _curves(courses: Sequence[Course]) -> Array:
     return values_ST
 
 
-def _half_width(values_ST: Array) -> Array:  # noqa: N803
-    """Half of Student's 95% interval of the mean over seeds; 0 for a single one."""
+def _half_width(values_ST: Array, level: float = LEVEL) -> Array:  # noqa: N803
+    """Half of Student's interval of the mean over seeds, which errs at `level`; 0 for one seed."""
     seeds = len(values_ST)
     if seeds < 2:
         return np.zeros(values_ST.shape[1])
     spread_T = values_ST.std(axis=0, ddof=1) / np.sqrt(seeds)  # noqa: N806
-    half: Array = spread_T * stats.t.ppf(0.975, seeds - 1)
+    half: Array = spread_T * stats.t.ppf(1.0 - level / 2.0, seeds - 1)
     return half

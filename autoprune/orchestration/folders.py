@@ -1,6 +1,7 @@
 """The folders of sweeps: their names, finding one again, and the view that a journal tells."""
 
 import fcntl
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -136,6 +137,12 @@ def replace_text(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(text)
     draft.replace(path)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a new file that nobody else may read: it may hold the password of a store."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 def output_word(output: Path) -> str:

@@ -203,11 +203,13 @@ def _measured(
     number: int, widths: Mapping[str, int], context: TrialContext
 ) -> ProfilePoint | FailedCut:
     spec = PruningSpec.of(widths, criterion=next(iter(context.criteria)), recovery="none")
-    outcome = run_trial(Trial(number, spec, trial_seed(0, number)), context).outcome
+    observation = run_trial(Trial(number, spec, trial_seed(0, number)), context)
+    outcome = observation.outcome
     if isinstance(outcome, Failure):
         return FailedCut(widths, outcome.reason)
     assert outcome.speedup is not None
-    return ProfilePoint(dict(widths), outcome.speedup, dict(outcome.metrics))
+    metrics = dict(outcome.metrics)
+    return ProfilePoint(dict(widths), outcome.speedup, metrics, seconds=observation.seconds)
 
 
 def _swept(prepared: Prepared, identity: Mapping[str, Any]) -> Iterator[Timing]:

@@ -80,7 +80,8 @@ class SweepResult:
     """A sweep that ended: its folder, its last view, and whether the budget was used up.
 
     `lost` tells of a torn line that a resume cut off its journal, and of what could not be saved;
-    `doubts` of what the sweep found that speaks against its own settings.
+    `doubts` of what the sweep found that speaks against its own settings. `interrupted` tells
+    whether the user wanted it to end, whether or not it came to its own end then.
     """
 
     folder: Path
@@ -88,6 +89,7 @@ class SweepResult:
     complete: bool
     lost: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    interrupted: bool = False
 
 
 def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prepared:
@@ -249,7 +251,14 @@ def _run(
         request.executor.run(sweep, context, folder, interrupt=interrupt)
     complete = sweep.spent and not sweep.running
     lost = tuple(filter(None, (journal.repaired, proposals.fault)))
-    return SweepResult(folder, sweep.view, complete, lost=lost, doubts=sweep.doubts)
+    return SweepResult(
+        folder,
+        sweep.view,
+        complete,
+        lost=lost,
+        doubts=sweep.doubts,
+        interrupted=interrupt.requested,
+    )
 
 
 def _profile(folder: Path) -> Profile | None:

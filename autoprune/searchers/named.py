@@ -28,6 +28,11 @@ SEARCHERS: dict[str, AnyFactory] = {
 """The built-in searchers by name."""
 
 
+def takes_profile(factory: AnyFactory) -> bool:
+    """Whether what it builds reads the profile of the network."""
+    return "profile" in inspect.signature(factory).parameters
+
+
 def build_searcher(
     factory: AnyFactory,
     space: SearchSpace,
@@ -40,8 +45,7 @@ def build_searcher(
 
     Raises AutopruneError where that is no searcher.
     """
-    takes_profile = "profile" in inspect.signature(factory).parameters
-    known = {"profile": profile} if takes_profile else {}
+    known = {"profile": profile} if takes_profile(factory) else {}
     found = factory(space, goal, seed, **known)
     missing = [name for name in ("ask", "tell") if not callable(getattr(found, name, None))]
     if missing:

@@ -5,6 +5,7 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant
+from autoprune.searchers.named import takes_profile
 from autoprune.settings.build import build_request
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, options_of, plain
@@ -33,7 +34,10 @@ def build_contest(
     faults.of(lambda: check_ranges("", config, {"seeds": ONE_OR_MORE}))
     faults.of(lambda: _check_names(names, config_dir))
     faults.check()
-    entrants = faults.of(lambda: {name: _entrant(name, config_dir) for name in names})
+    profile = config["profile"]
+    entrants = faults.of(
+        lambda: {name: _entrant(name, config_dir, profile=profile) for name in names}
+    )
     sweep = faults.of(lambda: build_request(config, code_paths=code_paths))
     faults.check()
     return ContestRequest(sweep, entrants, range(config["seeds"]))
@@ -56,8 +60,9 @@ def _check_names(names: Sequence[str], config_dir: str | None) -> None:
         raise AutopruneError(f"searchers is {list(names)}; name two or more to compare")
 
 
-def _entrant(name: str, config_dir: str | None) -> Entrant:
-    """A searcher as `autoprune sweep searcher=NAME` has it."""
+def _entrant(name: str, config_dir: str | None, *, profile: bool) -> Entrant:
+    """A searcher as `autoprune sweep searcher=NAME` has it; with a profile if it takes one."""
     config = plain(compose_config("sweep", [f"searcher={name}"], config_dir=config_dir))
     factory = build_target("searcher", config["searcher"], partial=True)
-    return Entrant(factory, config["searcher"], profile=config["profile"])
+    wants = config["profile"] or (profile and takes_profile(factory))
+    return Entrant(factory, config["searcher"], profile=wants)

@@ -43,7 +43,7 @@ def search(prepared: Prepared, *, seed: int, budget: Budget, ladder: Ladder | No
     course = found.course
     print(
         f"{name:<7} seed {seed}: hypervolume {course.final:.4f}, {len(course.hypervolume_T)} "
-        f"trials, {course.busy_T[-1]:.0f} s of slots, {course.seconds_T[-1]:.0f} s",
+        f"trials, {course.moments[-1].busy:.0f} s of slots, {course.seconds:.0f} s",
         flush=True,
     )
     return course
@@ -52,8 +52,7 @@ def search(prepared: Prepared, *, seed: int, budget: Budget, ladder: Ladder | No
 def by_compute(courses: Sequence[Course], end_s: float) -> tuple[np.ndarray, np.ndarray]:
     """The mean hypervolume against seconds of slots."""
     times_s = np.linspace(0.0, end_s, STEPS)
-    spent = [Course(c.searcher, c.seed, c.hypervolume_T, c.busy_T).at(times_s) for c in courses]
-    return times_s, mean_course(spent)[0]
+    return times_s, mean_course([course.by_compute(times_s) for course in courses])[0]
 
 
 def main() -> None:
@@ -72,9 +71,9 @@ def main() -> None:
             for seed in range(asked.seeds):
                 budget = Budget(trials=asked.trials)
                 full.append(search(prepared, seed=seed, budget=budget, ladder=None))
-                same = Budget(trial_s=full[-1].busy_T[-1])
+                same = Budget(trial_s=full[-1].moments[-1].busy)
                 climbed.append(search(prepared, seed=seed, budget=same, ladder=request.ladder))
-    end_s = float(np.mean([course.busy_T[-1] for course in full]))
+    end_s = float(np.mean([course.moments[-1].busy for course in full]))
     target = float(np.mean([course.final for course in full]))
     times_s, mean = by_compute(climbed, end_s)
     reached = np.flatnonzero(mean >= target)

@@ -47,18 +47,16 @@ def course(
     """One search of a problem, trial by trial."""
     front, values = ParetoFront(problem.goal), []
     known, hypervolume = (), 0.0
-    started, seconds = time.perf_counter(), []
     for number in range(trials):
         trial = Trial(number, searcher.ask(number), trial_seed(seed, number))
         observation = problem.observe(trial)
         searcher.tell(observation)
-        seconds.append(time.perf_counter() - started)
         front.add(observation)
         members = tuple(member.trial.number for member in front.members)
         if members != known:
             known, hypervolume = members, problem.hypervolume(front.members)
         values.append(hypervolume / problem.best_hypervolume)
-    return Course(name, seed, tuple(values), tuple(seconds), tuple(map(float, range(trials))))
+    return Course(name, seed, tuple(values))
 
 
 def factory(name: str) -> AnyFactory:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from autoprune.domain.standings import Course
+from autoprune.domain.standings import Course, Moment
 from autoprune.orchestration.contest.records import Contest, Entry
 from autoprune.orchestration.reports.contest_page import contest_html
 from tests.browser.test_dashboard_in_browser import WAIT_MS, Told, picture
@@ -34,7 +34,10 @@ def entry(searcher: str, seed: int) -> Entry:
     seconds = np.cumsum(rng.uniform(2, 6, 24))
     values = tuple(map(float, np.cumsum(gains)))
     front = tuple((0.94 + 0.01 * i, 4.0 - i + 0.1 * seed) for i in range(4))
-    return Entry(Course(searcher, seed, values, tuple(map(float, seconds))), front, "")
+    moments = tuple(
+        Moment(float(at), float(at), value) for at, value in zip(seconds, values, strict=True)
+    )
+    return Entry(Course(searcher, seed, values, moments), front, "")
 
 
 def contest(entries: list[Entry]) -> Contest:

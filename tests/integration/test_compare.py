@@ -1,6 +1,7 @@
 """`autoprune compare`: contests of searchers, on sweeps that take seconds."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,22 @@ import pytest
 from mlflow import MlflowClient
 
 from autoprune.cli import main
-from autoprune.domain.trial import Measurement
+from autoprune.domain.space import PruningSpec
+from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant, run_contest
-from autoprune.orchestration.contest.records import Contest, find_contest, read_contest
+from autoprune.orchestration.contest.records import Contest, Entry, find_contest, read_contest
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.folders import view_of
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.reports.contest_page import contest_html
-from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.sweep import Budget, Sweep
+from autoprune.orchestration.view import SweepView
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
+from autoprune.settings.compose import compose_config, plain
+from autoprune.settings.contests import build_contest
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -73,8 +79,9 @@ def test_all_run_with_every_seed_from_one_baseline(tmp_path: Path) -> None:
         goals.add(json.dumps(record.header["goal"], sort_keys=True))
         assert entry.course.final == view.hypervolume
         assert len(entry.course.hypervolume_T) == len(view.observations) == 4
-        assert list(entry.course.seconds_T) == sorted(entry.course.seconds_T)
-        assert entry.course.busy_T[-1] == pytest.approx(view.busy_s)
+        seconds = [moment.seconds for moment in entry.course.moments]
+        assert seconds == sorted(seconds)
+        assert entry.course.moments[-1].busy == pytest.approx(view.busy_s)
         members = [m.outcome for m in view.front.members if isinstance(m.outcome, Measurement)]
         assert list(entry.front) == [contest.goal.values(member) for member in members]
         specs[entry.course.searcher, entry.course.seed] = [o.trial.spec for o in view.observations]
@@ -127,11 +134,14 @@ def test_a_contest_goes_on_where_it_stopped(
     assert contest.complete
     assert contest.entries[:3] == ended[-1].entries, "what had ended is not run again"
     assert len(list(folder.glob("*/seed-*"))) == 6, "what had begun went on"
+
+    def proposed(folder: Path, entry: Entry) -> list[PruningSpec]:
+        view = view_of(read_journal(folder / entry.folder / "journal.jsonl"))
+        return [observation.trial.spec for observation in view.observations]
+
     for entry, other in zip(contest.entries, whole[0].entries, strict=True):
-        assert (entry.course.searcher, entry.course.seed) == (
-            other.course.searcher,
-            other.course.seed,
-        )
+        if entry.course.searcher != "nsga2":  # which goes by what was measured
+            assert proposed(folder, entry) == proposed(whole[1], other)
 
 
 def test_the_profile_is_for_those_who_read_it(tmp_path: Path) -> None:
@@ -144,8 +154,33 @@ def test_the_profile_is_for_those_who_read_it(tmp_path: Path) -> None:
     assert (folder / "profile.json").is_file()
     assert contest.profile_s > 0
     for entry in contest.entries:
-        begins = entry.course.seconds_T[0]
+        begins = entry.course.moments[0].seconds
         assert (begins >= contest.profile_s) == (entry.course.searcher == "reads")
+
+
+def test_ctrl_c_in_the_last_trial_of_a_search_ends_the_contest(tmp_path: Path) -> None:
+    done: list[Observation] = []
+
+    class Counts:
+        def on_observation(self, observation: Observation, view: SweepView) -> None:
+            done.append(observation)
+            if len(done) == 4:
+                signal.raise_signal(signal.SIGINT)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+    listeners = Listeners(watchers=(Counts(),))  # type: ignore[arg-type]
+    contest, folder = run_contest(asked(tmp_path), listeners=listeners)
+    assert not contest.complete
+    assert len(contest.entries) == 1, "the search that was complete counts"
+    assert read_contest(folder) == contest
+
+
+def test_a_ladders_doubts_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sweep, "doubts", ("the rung at 0 epochs lies",))
+    contest, _ = run_contest(asked(tmp_path, budget=Budget(trials=1)))
+    assert {entry.warnings for entry in contest.entries} == {("the rung at 0 epochs lies",)}
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
@@ -156,6 +191,10 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         run_contest(slow)
     assert not list(tmp_path.glob("*compare*"))
     _, folder = run_contest(asked(tmp_path, budget=Budget(trials=1)))
+    assert not list((tmp_path / "baselines").glob("*")), "nothing was trained for it"
+    other = asked(tmp_path, recoveries={"none": FitPlan(epochs=1)}, budget=Budget(trials=1))
+    with pytest.raises(ValueError, match=r"conditions was .*; go on with what it began with"):
+        run_contest(other, folder=folder)
     with pytest.raises(ValueError, match=r"budget was .*; go on with what it began with"):
         run_contest(asked(tmp_path, budget=Budget(trials=2)), folder=folder)
     with pytest.raises(ValueError, match=r"no contest 'x' in .*; there are: tiny-compare-"):
@@ -165,6 +204,15 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         read_contest(folder)
     with pytest.raises(ValueError, match="no contest at"):
         read_contest(tmp_path / "nowhere")
+
+
+def test_a_profile_by_the_command() -> None:
+    words = [*WORDS, "profile=true", "searchers=[random,frontier]"]
+    entrants = build_contest(plain(compose_config("compare", words))).entrants
+    assert {name: entrant.profile for name, entrant in entrants.items()} == {
+        "random": False,
+        "frontier": True,
+    }
 
 
 def test_the_command(
@@ -198,7 +246,17 @@ def test_the_command(
             assert entry is not None
             assert [m.value for m in history] == pytest.approx(list(entry.course.hypervolume_T))
 
-    assert main(["compare", "resume=latest", "--json"]) == 0
+    # the password of a store stays where nobody else may read it
+    config = folder / "config.json"
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert "mlflow.db" not in (folder / "compare.json").read_text()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["compare", "resume=yesterday"]) == 2
+    assert "no contest 'yesterday' in" in capsys.readouterr().err
+    assert main(["compare", "resume=latest", f"output={tmp_path}/outputs", "--json"]) == 0
+    assert not (elsewhere / "outputs").exists(), "results go where those of before are"
     assert json.loads(capsys.readouterr().out)["contest"]["seeds"] == [0, 1]
     assert len(client.search_runs([experiment.experiment_id])) == 5, "nothing is written twice"
 
@@ -212,7 +270,7 @@ def test_the_command(
         (["searcher=tpe"], "searcher: a contest has several; name options of that group in"),
         (["searcher.sampler=tpe"], "searcher: a contest has several"),
         (["seeds=0"], "seeds is 0; choose 1 or more"),
-        (["resume=yesterday"], "no contest 'yesterday' in"),
+        (["resume=latest"], "leave out baseline.fit.epochs, budget.trials, executor"),
     ],
 )
 def test_bad_input(

@@ -1,14 +1,21 @@
 """Running a contest: searchers and seeds one after the other, each a sweep of its own."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.contest.records import CONTEST_FILE, Contest, Entry, read_contest
+from autoprune.domain.profile import Profile
+from autoprune.orchestration.contest.records import (
+    CONFIG_FILE,
+    CONTEST_FILE,
+    Contest,
+    Entry,
+    read_contest,
+)
 from autoprune.orchestration.files import NetworksWatcher
 from autoprune.orchestration.folders import (
     JOURNAL_FILE,
@@ -18,13 +25,15 @@ from autoprune.orchestration.folders import (
     make_folder,
     new_id,
     replace_text,
+    write_private,
 )
 from autoprune.orchestration.launch import Listeners
-from autoprune.orchestration.planning import check_warm_up
+from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_goal
 from autoprune.orchestration.profiling import with_profile
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Prepared, prepare, resume, start
+from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
+from autoprune.orchestration.sweep import Watcher
 from autoprune.searchers.named import AnyFactory, build_searcher
 
 
@@ -41,8 +50,8 @@ class Entrant:
 class ContestRequest:
     """Searchers by name, each to run the same sweep with each of the seeds.
 
-    What `sweep` says of a searcher and a seed does not count, but that its seed trains the
-    baseline, which all share.
+    What `sweep` says of a searcher and a profile does not count; its seed trains the baseline,
+    which all share.
     """
 
     sweep: SweepRequest
@@ -56,6 +65,18 @@ class ContestRequest:
             )
         if not self.seeds:
             raise AutopruneError("seeds is 0; choose 1 or more")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What all searches of a contest have in common: others do not compare with them."""
+        entrants = self.entrants.items()
+        return {
+            "searchers": tuple(self.entrants),
+            "seeds": tuple(self.seeds),
+            "budget": asdict(self.sweep.budget),
+            "conditions": self.sweep.conditions,
+            "profiled": tuple(name for name, entrant in entrants if entrant.profile),
+        }
 
 
 def run_contest(
@@ -72,17 +93,23 @@ def run_contest(
     interrupted goes on. Raises AutopruneError before anything is trained for what cannot work.
     """
     listeners, asked = listeners or Listeners(), request.sweep
-    check_writable(asked.output)
-    asked.executor.check()
-    prepared = prepare(asked, report=listeners.on_epoch)
-    for entrant in request.entrants.values():
-        space, goal = prepared.plan.space, prepared.goal
-        check_warm_up(build_searcher(entrant.factory, space, goal, asked.seed), asked.budget)
-    if listeners.on_prepared is not None:
-        listeners.on_prepared(prepared)
-    folder = folder or make_folder(asked.output, new_id(f"{asked.name}-compare"))
-    with held(folder, "runs this contest"), asked.executor.kept():
-        contest = _begun(request, prepared, folder)
+    with ExitStack() as stack:
+        begun = None
+        if folder is not None:
+            stack.enter_context(held(folder, "runs this contest"))
+            begun = read_contest(folder)
+            _check_same(request, begun, folder)
+        _check(request)
+        prepared = prepare(asked, report=listeners.on_epoch)
+        if listeners.on_prepared is not None:
+            listeners.on_prepared(prepared)
+        if folder is None:
+            folder = make_folder(asked.output, new_id(f"{asked.name}-compare"))
+            stack.enter_context(held(folder, "runs this contest"))
+            if asked.config is not None:
+                write_private(folder / CONFIG_FILE, json.dumps(asked.config))
+        stack.enter_context(asked.executor.kept())
+        contest = begun or _new(request, prepared, folder)
         prepared = _as_begun(prepared, contest)
         if contest.profiled:
             prepared, contest = _profiled(prepared, contest, folder, listeners)
@@ -91,40 +118,47 @@ def run_contest(
             for name, entrant in request.entrants.items():
                 if contest.entry(name, seed) is not None:
                     continue
-                entry = _searched(prepared, contest, entrant, name=name, seed=seed)
-                if entry is None:
+                own = _own_sweep(prepared, entrant, name=name, seed=seed, folder=folder)
+                result = _searched(own, listeners.watchers)
+                if result.complete:
+                    contest = contest.plus(_entry(contest, result, name=name, seed=seed))
+                    _write(contest, folder)
+                    if on_entry is not None:
+                        on_entry(contest)
+                if result.interrupted or not result.complete:
                     return contest, folder
-                contest = contest.plus(entry)
-                _write(contest, folder)
-                if on_entry is not None:
-                    on_entry(contest)
     return contest, folder
 
 
-def _begun(request: ContestRequest, prepared: Prepared, folder: Path) -> Contest:
-    """The contest as it stands in its folder, or before its first search."""
-    new = Contest(
-        name=folder.name,
-        goal=prepared.goal,
-        baseline=dict(prepared.metrics),
-        budget=asdict(request.sweep.budget),
-        searchers=tuple(request.entrants),
-        seeds=tuple(request.seeds),
-        device=prepared.speed.device,
-        config=request.sweep.config,
-        profiled=tuple(name for name, entrant in request.entrants.items() if entrant.profile),
-    )
-    if not (folder / CONTEST_FILE).is_file():
-        return new
-    old = read_contest(folder)
-    for what in ("searchers", "seeds", "budget", "profiled"):
-        began, now = getattr(old, what), getattr(new, what)
+def _check(request: ContestRequest) -> None:
+    """Raise AutopruneError for what cannot work; trains and writes nothing."""
+    asked = request.sweep
+    check_writable(asked.output)
+    asked.executor.check()
+    space = make_plan(asked).space
+    goal = rehearse_goal(asked.goal, asked.task, asked.meter)
+    for entrant in request.entrants.values():
+        check_warm_up(build_searcher(entrant.factory, space, goal, asked.seed), asked.budget)
+
+
+def _check_same(request: ContestRequest, begun: Contest, folder: Path) -> None:
+    for what, now in request.facts.items():
+        began = getattr(begun, what)
         if began != now:
             raise AutopruneError(
                 f"{folder}: {what} was {began} and is {now}; go on with what it began with, or "
                 "start a new contest"
             )
-    return old
+
+
+def _new(request: ContestRequest, prepared: Prepared, folder: Path) -> Contest:
+    return Contest(
+        name=folder.name,
+        goal=prepared.goal,
+        baseline=dict(prepared.metrics),
+        device=prepared.speed.device,
+        **request.facts,
+    )
 
 
 def _as_begun(prepared: Prepared, contest: Contest) -> Prepared:
@@ -139,51 +173,57 @@ def _profiled(
     prepared: Prepared, contest: Contest, folder: Path, listeners: Listeners
 ) -> tuple[Prepared, Contest]:
     """The sweep with the profile that all searches share, and the seconds that it took."""
-    started = time.perf_counter()
-    profiled = with_profile(prepared, report=listeners.on_point)
-    assert profiled.profile is not None
-    if not contest.profile_s:
-        contest = replace(contest, profile_s=time.perf_counter() - started)
-        replace_text(folder / PROFILE_FILE, json.dumps(profiled.profile.to_json()))
-    return profiled, contest
+    file = folder / PROFILE_FILE
+    if file.is_file():
+        profile = Profile.from_json(json.loads(file.read_text()))
+    else:
+        made = with_profile(prepared, report=listeners.on_point).profile
+        assert made is not None
+        profile = made
+        replace_text(file, json.dumps(profile.to_json()))
+    seconds = sum(point.seconds for point in profile.points)
+    return replace(prepared, profile=profile), replace(contest, profile_s=seconds)
 
 
-def _searched(
-    prepared: Prepared, contest: Contest, entrant: Entrant, *, name: str, seed: int
-) -> Entry | None:
-    """One search from its beginning or from where it stopped; None where it is interrupted."""
-    shared, folder = prepared.request, prepared.request.output / contest.name / name
-    config = shared.config
+def _own_sweep(
+    prepared: Prepared, entrant: Entrant, *, name: str, seed: int, folder: Path
+) -> Prepared:
+    """The sweep as one searcher runs it with one seed."""
+    config = prepared.request.config
     own = replace(
-        shared,
+        prepared.request,
         name=f"seed-{seed}",
         searcher=entrant.factory,
         seed=seed,
-        output=folder,
+        output=folder / name,
         config=None if config is None else {**config, "searcher": entrant.config, "seed": seed},
     )
     profile = prepared.profile if entrant.profile else None
-    alone = replace(prepared, request=own, profile=profile)
-    begun = sorted(folder.glob(f"seed-{seed}-*/{JOURNAL_FILE}"))
+    return replace(prepared, request=own, profile=profile)
 
-    def watch(place: Path) -> list[NetworksWatcher]:
-        return [NetworksWatcher(place)]
+
+def _searched(own: Prepared, watchers: Sequence[Watcher]) -> SweepResult:
+    """One search from its beginning, or from where it stopped."""
+    begun = sorted(own.request.output.glob(f"{own.request.name}-*/{JOURNAL_FILE}"))
+
+    def watch(place: Path) -> Sequence[Watcher]:
+        return [NetworksWatcher(place), *watchers]
 
     if begun:
-        result = resume(alone, begun[-1].parent, watchers=watch)
-    else:
-        result = start(alone, watchers=watch)
-    if not result.complete:
-        return None
-    record = read_journal(result.folder / JOURNAL_FILE)
-    return Entry.of(
-        record,
+        return resume(own, begun[-1].parent, watchers=watch)
+    return start(own, watchers=watch)
+
+
+def _entry(contest: Contest, result: SweepResult, *, name: str, seed: int) -> Entry:
+    entry = Entry.of(
+        read_journal(result.folder / JOURNAL_FILE),
         contest.goal,
         searcher=name,
         seed=seed,
         folder=f"{name}/{result.folder.name}",
-        before_s=contest.profile_s if entrant.profile else 0.0,
+        before_s=contest.profile_s if name in contest.profiled else 0.0,
     )
+    return replace(entry, warnings=(*result.lost, *result.doubts))
 
 
 def _write(contest: Contest, folder: Path) -> None:

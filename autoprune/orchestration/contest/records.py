@@ -9,24 +9,25 @@ from typing import Any, Self
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
-from autoprune.domain.standings import Course, Standings, standings_of
+from autoprune.domain.standings import Course, Moment, Standings, standings_of
 from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.record import Record, Told
 
-CONTEST_FILE = "compare.json"
+CONTEST_FILE, CONFIG_FILE = "compare.json", "config.json"
 
 
 @dataclass(frozen=True)
 class Entry:
     """One search of a contest: how it went, and the front that it ended with.
 
-    `front` holds the objectives' values of every member, the best by the first one first, and
-    `folder` is where its journal is.
+    `front` holds the objectives' values of every member, the best by the first one first,
+    `folder` is where its journal is, and `warnings` what its user should know.
     """
 
     course: Course
     front: tuple[tuple[float, ...], ...]
     folder: str
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -36,44 +37,48 @@ class Entry:
 
         A trial counts once; what it is worth further up the ladder changes the value after it.
         """
-        hypervolume: list[float] = []
-        seconds: list[float] = []
-        busy: list[float] = []
+        by_trial: list[float] = []
+        moments: list[Moment] = []
         known: dict[int, Observation] = {}
+        front = ParetoFront(goal)
         start = record.events[0].at if record.events else 0.0
         for event in record.events:
             if not isinstance(event, Told):
                 continue
-            again = event.observation.trial.number in known
-            known[event.observation.trial.number] = event.observation
-            front = ParetoFront(goal, known.values())
-            if again:
-                del hypervolume[-1], seconds[-1], busy[-1]
-            hypervolume.append(front.hypervolume())
-            seconds.append(before_s + event.at - start)
-            busy.append(sum(observation.seconds for observation in known.values()))
-        course = Course(searcher, seed, tuple(hypervolume), tuple(seconds), tuple(busy))
-        members = ParetoFront(goal, known.values()).members
+            number = event.observation.trial.number
+            if number in known:
+                del by_trial[-1]
+                # what it was worth before may have kept others off the front
+                known[number] = event.observation
+                front = ParetoFront(goal, known.values())
+            else:
+                known[number] = event.observation
+                front.add(event.observation)
+            by_trial.append(front.hypervolume())
+            busy = sum(observation.seconds for observation in known.values())
+            moments.append(Moment(before_s + event.at - start, busy, by_trial[-1]))
         points = tuple(
             goal.values(member.outcome)
-            for member in members
+            for member in front.members
             if isinstance(member.outcome, Measurement)
         )
-        return cls(course, points, folder)
+        return cls(Course(searcher, seed, tuple(by_trial), tuple(moments)), points, folder)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild an entry from ``dataclasses.asdict``."""
         course = Course.from_json(data["course"])
-        return cls(course, tuple(map(tuple, data["front"])), str(data["folder"]))
+        front = tuple(map(tuple, data["front"]))
+        return cls(course, front, str(data["folder"]), tuple(data["warnings"]))
 
 
 @dataclass(frozen=True)
 class Contest:
     """Searchers on one network, budget, ladder and meter, and the searches that have ended.
 
-    `baseline` holds the unpruned network's metrics, `budget` its limits by name, `profile_s` what
-    the profile took, which those of `profiled` were handed; their seconds count it.
+    `baseline` holds the unpruned network's metrics, `budget` its limits by name, and `conditions`
+    what else outcomes depend on. Those of `profiled` were handed a profile; it took `profile_s`,
+    which their seconds count.
     """
 
     name: str
@@ -83,7 +88,7 @@ class Contest:
     searchers: tuple[str, ...]
     seeds: tuple[int, ...]
     device: str
-    config: Mapping[str, Any] | None = None
+    conditions: Mapping[str, str] = field(default_factory=dict)
     profiled: tuple[str, ...] = ()
     profile_s: float = 0.0
     entries: tuple[Entry, ...] = field(default=())
@@ -143,7 +148,7 @@ class Contest:
         )
 
 
-FACTS = ("name", "baseline", "budget", "device", "config", "profile_s")
+FACTS = ("name", "baseline", "budget", "device", "conditions", "profile_s")
 
 
 def read_contest(folder: Path) -> Contest:
@@ -157,6 +162,15 @@ def read_contest(folder: Path) -> Contest:
         raise AutopruneError(
             f"{file} is not as it was written ({error}); restore it, or delete it and start anew"
         ) from error
+
+
+def read_config(folder: Path) -> Mapping[str, Any] | None:
+    """The config that a contest was made from; None where it was started from Python."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return None
+    config: Mapping[str, Any] = json.loads(file.read_text())
+    return config
 
 
 def find_contest(output: Path, contest: str) -> Path:

@@ -87,7 +87,9 @@ def outcome_line(observation: Observation, view: SweepView) -> str:
             mark = "*" if observation.trial.number in view.front else " "
             speed = times(metrics["speedup"], settled=settled(observation))
             ends = f"[{metrics['speedup_low']:.2f}, {metrics['speedup_high']:.2f}]"
-            return f"{head} {mark} {main} {metrics[main]:.4f}  speedup {speed:>6} {ends}  {tail}"
+            waits = "" if observation.rung is None else f"  paused on rung {observation.rung}"
+            found = f"{main} {metrics[main]:.4f}  speedup {speed:>6} {ends}"
+            return f"{head} {mark} {found}  {tail}{waits}"
 
 
 def _fields(view: SweepView) -> dict[str, Any]:

@@ -12,7 +12,7 @@ def entry_line(contest: Contest) -> str:
     total = len(contest.searchers) * len(contest.seeds)
     return (
         f"{course.searcher:<12} seed {course.seed}  hypervolume {course.final:.4f} after "
-        f"{len(course.hypervolume_T)} trials in {_clock(course.seconds_T)}  "
+        f"{len(course.hypervolume_T)} trials in {course.seconds:.0f} s  "
         f"({len(contest.entries)} of {total})"
     )
 
@@ -27,8 +27,8 @@ def standings_table(contest: Contest, standings: Standings) -> Table:
     p = {duel.other: duel.p for duel in standings.duels}
     for standing in standings.standings:
         reached, interval = standing.trials_to_random_final, standing.ci95
-        own = [entry.course.seconds_T for entry in contest.of(standing.searcher)]
-        mean_s = sum(seconds[-1] for seconds in own if seconds) / len(own)
+        own = [entry.course.seconds for entry in contest.of(standing.searcher)]
+        mean_s = sum(own) / len(own)
         found = p.get(standing.searcher)
         table.add_row(
             standing.searcher,
@@ -39,7 +39,3 @@ def standings_table(contest: Contest, standings: Standings) -> Table:
             "" if found is None else f"{found:.3f}",
         )
     return table
-
-
-def _clock(seconds_T: tuple[float, ...]) -> str:  # noqa: N803
-    return f"{seconds_T[-1] if seconds_T else 0.0:.0f} s"

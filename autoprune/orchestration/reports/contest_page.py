@@ -64,13 +64,11 @@ def _against_time(ended: Entries, colors: Colors) -> Figure:
     figure = _curves_layout("Seconds since a search began")
     traces: list[Figure] = []
     for name, entries in ended.items():
-        courses = [entry.course for entry in entries if entry.course.seconds_T]
-        if courses:
-            end_s = max(course.seconds_T[-1] for course in courses)
-            times_s = [float(time) for time in np.linspace(0.0, end_s, STEPS)]
-            traces += _curve(
-                name, [course.at(times_s) for course in courses], times_s, colors[name]
-            )
+        courses = [entry.course for entry in entries]
+        end_s = max(course.seconds for course in courses)
+        times_s = [float(time) for time in np.linspace(0.0, end_s, STEPS)]
+        timed = [course.by_clock(times_s) for course in courses]
+        traces += _curve(name, timed, times_s, colors[name])
     return {"data": traces, "layout": figure}
 
 

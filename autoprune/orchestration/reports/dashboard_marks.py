@@ -27,6 +27,7 @@ LOOKS = {
     "dominated": Look("dominated", "#8a94a3", "circle", 7),
     "infeasible": Look("breaks a constraint", "#E69F00", "triangle-down", 9),
     "stopped": Look("stopped early", "#CC79A7", "x-thin-open", 8),
+    "paused": Look("paused on the ladder", "#009E73", "circle-open", 7),
     "front": Look("front", "#0072B2", "circle", 10),
 }
 

@@ -152,12 +152,15 @@ def settled(observation: Observation) -> bool:
 
 
 def place_of(view: SweepView, observation: Observation) -> str:
-    """``front``, ``dominated``, ``infeasible`` (finished), ``stopped`` or ``failed``."""
+    """``front``, ``dominated``, ``infeasible`` (finished), ``paused``, ``stopped`` or ``failed``.
+
+    One that paused on the ladder is on the front like any other.
+    """
+    if observation.trial.number in view.front:
+        return "front"
     state = state_of(observation)
     if state != "finished":
         return state
-    if observation.trial.number in view.front:
-        return "front"
     assert isinstance(observation.outcome, Measurement)
     return "dominated" if view.goal.feasible(observation.outcome) else "infeasible"
 

@@ -56,6 +56,7 @@ def _published(
             "winner": standings.standings[0].searcher,
         }
         log_entries(client, parent, Entries(means, tags=tags))
+    # and not the config beside them, which may hold a password
     for file in sorted(folder.glob("compare.*")):
         client.log_artifact(parent, str(file))
     client.set_terminated(parent, status="FINISHED" if contest.complete else "KILLED")
@@ -85,7 +86,6 @@ def _log_search(client: MlflowClient, run_id: str, entry: Entry) -> None:
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     params = {"searcher": course.searcher, "seed": str(course.seed)}
-    seconds = course.seconds_T[-1] if course.seconds_T else 0.0
-    log_entries(client, run_id, Entries({"seconds": seconds}, params=params))
+    log_entries(client, run_id, Entries({"seconds": course.seconds}, params=params))
     client.log_text(run_id, json.dumps({"front": entry.front}, indent=1), "front.json")
     client.set_terminated(run_id)

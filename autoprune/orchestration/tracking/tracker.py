@@ -125,6 +125,9 @@ class MlflowTracker:
         status = "FINISHED" if complete else "KILLED"
         if failed and view.observations:
             status = "FAILED"
+        at_ms = now_ms()
+        # trials that climb a ladder change them without a further trial, which is their step
+        writer.put("the last sweep metrics", lambda: runs.live(view, at_ms=at_ms))
         writer.put("the last reports", lambda: runs.reports(view))
         writer.put("the sweep's end", lambda: runs.close(status))
         lost = writer.close(self._patience.drain_s)

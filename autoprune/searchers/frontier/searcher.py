@@ -40,7 +40,8 @@ class FrontierSearcher:
       and optimises them for random trade-offs over random groups, a few or all (`descent`). Of
       the networks found it proposes the one by which the front gains most hypervolume, running
       trials counted as if they were done, times its chance not to fail (`failures`).
-    - A trial that a constraint ended early tells of costs alone: its quality was not recovered.
+    - A trial that a constraint ended early, or that paused on the ladder, tells of costs alone:
+      its quality was not recovered.
       Networks that are thought to break a constraint gain nothing. Where nothing gains, the one
       nearest to the constraints and to the reference is proposed.
     - What is told of a trial last takes the place of what was told of it before. Nothing is
@@ -76,6 +77,8 @@ class FrontierSearcher:
         match outcome:
             case Measurement(metrics, complete=complete):
                 feasible = self._goal.feasible(outcome)
+                # on a rung of the ladder quality is not recovered either
+                complete = complete and observation.rung is None
                 told = Told(levels_D, metrics, complete=complete, feasible=feasible)
             case Failure():
                 told = Told(levels_D, {})
