@@ -20,7 +20,8 @@ def entry_line(contest: Contest) -> str:
 def standings_table(contest: Contest, standings: Standings) -> Table:
     """Every searcher with its mean, the interval of that, and how soon it passed random search."""
     seeds = len(standings.standings[0].hypervolume)
-    table = Table(title=f"Hypervolume over {seeds} seeds, {contest.name}", title_justify="left")
+    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    table = Table(title=f"Hypervolume over {over}, {contest.name}", title_justify="left")
     columns = ("searcher", "mean", "95% interval", f"trials to {RANDOM}'s end", "seconds", "p")
     for name in columns:
         table.add_column(name, justify="left" if name == "searcher" else "right")
