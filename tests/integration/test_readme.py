@@ -155,7 +155,8 @@ def test_every_file_shown_is_used() -> None:
 
 
 def test_the_table_of_groups_is_that_of_the_configs() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([\w, .]+) \|", README, re.MULTILINE)
+    section = README.split("\n## Configuration\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, .]+) \|", section, re.MULTILINE)
     groups = {folder.name: folder for folder in config_folder().iterdir() if folder.is_dir()}
     assert {group for group, _ in rows} == set(groups)
     for group, told in rows:
