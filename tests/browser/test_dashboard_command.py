@@ -121,6 +121,7 @@ def ends(dashboard: Dashboard, how: Callable[[], None]) -> None:
     assert alive == []
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_as_ctrl_c_does(started: Dashboard) -> None:
     started.address()
     ends(started, started.process.terminate)

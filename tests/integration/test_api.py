@@ -227,6 +227,7 @@ def test_a_searcher_of_ones_own(tmp_path: Path, trained: nn.Module) -> None:
     assert len(front) == 1
 
 
+@pytest.mark.slow
 def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> None:
     ray = {"inline": False, "slots": 2, "tracking": "default", "name": "notebook"}
     front = searched(tmp_path, trained, **ray)

@@ -109,6 +109,7 @@ def test_twice_ends_now(tmp_path, executor):
     assert not alive
 
 
+@pytest.mark.slow
 def test_what_was_given_up_goes_on_from_its_last_epoch(tmp_path):
     few = ["budget.trials=3", "executor=inline", "executor.on_interrupt=give_up"]
     driver = Driver([*SWEEP, *few], tmp_path)

@@ -177,6 +177,7 @@ def test_killed_with_workers_running(tmp_path):
     kill_again_and_again(tmp_path, RAY, [recovering])
 
 
+@pytest.mark.slow
 def test_killed_in_this_process_alone(tmp_path):
     # the first two kills come in a row: nothing of the sweep went on between them
     moments = [prepared, prepared, tells_are(2)]
