@@ -55,10 +55,11 @@ def load(
 def save_snapshot(trial_folder: Path, snapshot: Snapshot) -> Path:
     """Write a snapshot into a trial's folder, whole or not at all; what it outdates is dropped.
 
-    It becomes the trial's ``model`` where it has outputs, by which whoever rebuilds it can tell
-    that it is the same; otherwise it is there to go on from.
+    It becomes the trial's ``model`` where it is done, or has outputs, by which whoever rebuilds it
+    can tell that it is the same; otherwise it is there to go on from.
     """
-    name = MODEL_FOLDER if snapshot.outputs else f"epoch-{snapshot.epoch:04d}"
+    stands = snapshot.done or snapshot.outputs
+    name = MODEL_FOLDER if stands else f"epoch-{snapshot.epoch:04d}"
     place = trial_folder / name
     draft = trial_folder / f".draft-{name}"
     shutil.rmtree(draft, ignore_errors=True)

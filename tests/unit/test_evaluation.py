@@ -192,6 +192,11 @@ def test_a_draft_that_a_kill_left_is_no_snapshot(trial, context, tmp_path):
     assert [path.name for path in snapshots(tmp_path)] == ["epoch-0001"]
 
 
+def test_a_network_that_is_done_is_kept_though_its_outputs_hold_no_tensor(trial, context, tmp_path):
+    done = [p.snapshot for p in trial_steps(trial, context) if p.snapshot is not None][-1]
+    assert save_snapshot(tmp_path, replace(done, outputs=())).name == "model"
+
+
 class Watched:
     """A gate that knows whether somebody holds it; training and measuring do not nest."""
 
