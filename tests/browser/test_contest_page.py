@@ -1,31 +1,21 @@
 """The page of a contest of searchers in a real browser."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from autoprune.domain.standings import Course, Moment
 from autoprune.orchestration.contest.records import Contest, Entry
 from autoprune.orchestration.reports.contest_page import contest_html
 from tests.browser.test_dashboard_in_browser import WAIT_MS, Told, picture
-from tests.programs import CHROMIUM, needs_chromium
+from tests.programs import needs_chromium
 from tests.sweeps import make_goal
 
 pytestmark = needs_chromium
 
 SEARCHERS, SEEDS = ("random", "<b>own</b>", "frontier"), (0, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield started
-        started.close()
 
 
 def entry(searcher: str, seed: int) -> Entry:

@@ -1,18 +1,17 @@
 """The dashboard inside a real MLflow server's artifact page, drawn by a real browser."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Frame, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Frame, Page
 
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import place_of
 from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
 from autoprune.orchestration.view import SweepView
-from tests.programs import CHROMIUM, needs_chromium
+from tests.programs import needs_chromium
 from tests.servers import MlflowServer
 from tests.sweeps import ACCURACY, PERPLEXITY, Quality, make_sweep
 
@@ -35,15 +34,6 @@ class Told:
     @property
     def complaints(self) -> list[str]:
         return [*self.errors, *(m.text for m in self.console if m.type in ("error", "warning"))]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield started
-        started.close()
 
 
 def picture(page: Page, name: str) -> None:

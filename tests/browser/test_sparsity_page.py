@@ -1,11 +1,10 @@
 """The page of the sparsity study in a real browser."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from autoprune.domain.trial import Speedup
 from autoprune.orchestration.reports.sparsity_page import sparsity_html
@@ -18,18 +17,9 @@ from autoprune.orchestration.studies.records import (
 )
 from autoprune.pruning.sparse_storage import Size
 from tests.browser.test_dashboard_in_browser import WAIT_MS, Told, picture
-from tests.programs import CHROMIUM, needs_chromium
+from tests.programs import needs_chromium
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield started
-        started.close()
 
 
 def speed(ratio: float) -> Speedup:
