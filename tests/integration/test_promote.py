@@ -66,6 +66,8 @@ class Shop:
     def sweep(self) -> None:
         words = ["data.side=8", "baseline.fit.epochs=4", "recovery=none", "meter.max_s=0.2"]
         words += ["searcher=uniform", "budget.trials=4", "executor=inline", "meter.gate=false"]
+        # a batch so large that computing, not the cost of a call, is what the ratios differ in
+        words += ["meter.batch_sizes=[64]"]
         words += ["name=shop", "model=shop", "space.min_kept=0.02", f"output={self.output}"]
         words += ["+searcher.ratios=[0.5,0.3,0.15,0.08]"]
         assert main(["sweep", "--config-dir", "conf", *words]) == 0
