@@ -22,7 +22,7 @@ COUNTS_FILE = "counts.json"
 
 
 class ReplayError(AutopruneError):
-    """A searcher that does not propose again what it once did, or cannot be restored."""
+    """A searcher that cannot be brought to where a journal ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class Proposals:
     when told comes out of the next call.
 
     A `Stateful` searcher is saved below `folder` whenever it has learnt all there is to learn,
-    and restored from there by `replay`; where that cannot be done, `fault` says why.
+    and restored from there by `replay`. `fault` says what the search goes on without: a state that
+    could not be saved, or proposals that come out differently on replay.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Proposals:
     def replay(self, events: Sequence[Event]) -> None:
         """Bring a new searcher to where a journal ends, from its saved state where there is one.
 
-        Raises ReplayError where it proposes anything else than it once did. One that was restored
-        may: what the weights of a network decide can come out differently on another machine.
+        What it once proposed is told to it whatever it proposes now: other versions or another
+        processor can make a difference of one bit that decides. Only of a `Stateful` one, which
+        is not deterministic across machines, is that no fault. Raises ReplayError where a state
+        cannot be restored.
         """
         asked, heard = self._restored()
         for event in as_searched(events):
@@ -148,9 +151,10 @@ class Proposals:
     def _ask_again(self, trial: Trial) -> None:
         proposed = self.ask(trial.number).trial.result()
         if proposed != trial and not isinstance(self.searcher, Stateful):
-            raise ReplayError(
-                f"trial {trial.number} is not what the searcher proposes on replay; resume with "
-                "the versions and settings it began with"
+            self.fault = self.fault or (
+                f"trial {trial.number} is not what the searcher proposes on replay (it, its "
+                "settings, a library's version or the machine is another): the search goes on "
+                "from all that was run, though not as it would have"
             )
         self._proposed.add(trial.spec)
 
