@@ -43,9 +43,16 @@ def _costs(request: SweepRequest, found: Plan) -> list[str]:
         f"{short(found.costs['params'])} parameters, {found.costs['size_mb']:.3g} MB",
         f"space       {len(found.space.axes)} groups, {count(found.space.size)} specs",
         f"budget      {trials} trials, {request.executor.slots} at a time, up to {epochs} epochs "
-        "each",
+        f"each{_climb(request)}",
         *(f"warning     {warning}" for warning in found.warnings),
     ]
+
+
+def _climb(request: SweepRequest) -> str:
+    if request.ladder is None:
+        return ""
+    rungs = ", ".join(map(str, request.ladder.epochs))
+    return f", one in {request.ladder.reduction:g} goes on after {rungs}"
 
 
 def _times(found: Forecast | None) -> list[str]:

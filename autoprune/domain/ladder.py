@@ -43,6 +43,12 @@ class Ladder:
         if not (math.isfinite(self.reduction) and self.reduction > 1.0):
             raise AutopruneError(f"ladder.reduction is {self.reduction:g}; choose more than 1")
 
+    def mean_epochs(self, epochs: int) -> float:
+        """Epochs of recovery that a trial gets on average, of `epochs` up to the top."""
+        ends = [min(rung, epochs) for rung in (*self.epochs, epochs)]
+        lengths = np.diff(ends, prepend=0)
+        return float(lengths @ self.reduction ** -np.arange(len(lengths)))
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:

@@ -27,8 +27,9 @@ class Forecast:
     """Seconds of the baseline's training, of one trial, and of all trials.
 
     `baseline_s` is 0 where nothing is to be trained; `sweep_s` None without a bound on trials or
-    time. Pruned networks are taken to be as slow as the unpruned one, and slots not to slow each
-    other: the first makes it too long, the second too short. Starting workers is left out.
+    time. On a ladder a trial gets the mean number of epochs. Pruned networks are taken to be as
+    slow as the unpruned one, and slots not to slow each other: the first makes it too long, the
+    second too short. Starting workers is left out.
     """
 
     baseline_s: float
@@ -53,7 +54,9 @@ def forecast(request: SweepRequest) -> Forecast | None:
     unpruned = portable(model)
     twin = copy.deepcopy(unpruned)
     measure_s = _seconds(lambda: request.meter.measure(twin, unpruned, task.example()))
-    epochs = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    epochs: float = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    if request.ladder is not None:
+        epochs = request.ladder.mean_epochs(int(epochs))
     cheap = request.limits.recalibration_batches + request.limits.importance_batches
     # judged after the cheap stages, after every epoch, and at the end
     work_s = step_s * cheap + epochs * epoch_s + max(2, epochs + 1) * evaluate_s

@@ -205,7 +205,9 @@ def test_a_plan_shows_groups_space_and_time_and_starts_nothing(run: Run, tmp_pat
     assert "for the baseline (once)" in out
     assert "not pruned  head: its units are part of the network's output" in out
     assert not list(tmp_path.iterdir())
-    out = run("plan", *SMALL, "budget.trials=null", "budget.wall_minutes=30")
+    words = ("budget.trials=null", "budget.wall_minutes=30", "recovery=finetune", "ladder=asha")
+    out = run("plan", *SMALL, *words)
+    assert "up to 8 epochs each, one in 4 goes on after 0\n" in out
     assert "any number of trials" in out
     assert "time        about 30 min" in out
 

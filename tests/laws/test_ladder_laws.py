@@ -113,6 +113,13 @@ def test_no_more_climb_than_may_and_all_who_may_do(ladder, points, random, faili
         assert above[0] >= 1
 
 
+@given(st.sets(st.integers(0, 12), min_size=1, max_size=4), st.floats(1.5, 8.0), st.integers(0, 12))
+def test_mean_epochs_are_those_of_the_shares_that_reach_each_epoch(rungs, reduction, epochs):
+    ladder = Ladder(tuple(sorted(rungs)), reduction)
+    shares = [reduction ** -sum(rung <= epoch for rung in rungs) for epoch in range(epochs)]
+    assert ladder.mean_epochs(epochs) == pytest.approx(sum(shares))
+
+
 def test_a_replayed_ladder_stands_as_it_stood() -> None:
     told = [seen(n, measured(n / 10, 2.0), 0) for n in range(6)]
     told += [seen(5, measured(0.6, 2.0), 1), seen(4, measured(0.5, 2.0), 1)]
