@@ -1,4 +1,7 @@
-"""Laws of searchers that hold for whatever they are told."""
+"""Laws of searchers that hold for whatever they are told.
+
+Agents are left out: what was told before is what their networks were trained on.
+"""
 
 from functools import partial
 
@@ -9,12 +12,13 @@ from hypothesis import strategies as st
 from autoprune.domain.protocols import SearcherFactory
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Outcome, Stage, Trial
-from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
+from autoprune.searchers import FrontierSearcher, OptunaSearcher, RandomSearcher, UniformSearcher
 from tests.contracts.searcher_contract import GOAL, SPACE, harder
 
 FACTORIES: dict[str, SearcherFactory] = {
     "uniform": UniformSearcher,
     "random": RandomSearcher,
+    "frontier": FrontierSearcher,
     "nsga2": partial(OptunaSearcher, options={"population_size": 4}),
     "nsga3": partial(OptunaSearcher, sampler="nsga3", options={"population_size": 4}),
     "tpe": partial(OptunaSearcher, sampler="tpe", options={"n_startup_trials": 4}),
