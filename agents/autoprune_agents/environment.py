@@ -6,7 +6,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.latency import LatencyModel
 from autoprune.domain.protocols import Problem
 from autoprune.domain.trial import Measurement, Trial
@@ -68,12 +68,15 @@ class LayerwisePruning(gymnasium.Env[Features, np.ndarray[Any, Any]]):
     ) -> tuple[Features, SupportsFloat, bool, bool, dict[str, Any]]:
         """Execute an action at the nearest legal value within the wall.
 
-        Raises AutopruneError where the episode is over.
+        Raises AutopruneError where the episode is over, and for an action that is no number.
         """
         step = len(self._indices)
         if step == len(self.walk):
             raise AutopruneError(f"the episode is over after {step} steps; call reset() first")
-        index = self.walk.executed(self._indices, float(np.asarray(action).reshape(())))
+        values = np.asarray(action, dtype=float).ravel()
+        if len(values) != 1:
+            raise AutopruneError(f"an action is one number in [-1, 1], got {action!r}")
+        index = self.walk.executed(self._indices, float(values[0]))
         self._indices.append(index)
         info = {
             "action": self.walk.action(step, index),
@@ -84,7 +87,10 @@ class LayerwisePruning(gymnasium.Env[Features, np.ndarray[Any, Any]]):
         return self._observation(), reward, over, False, info | found
 
     def _preference(self, options: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        if "preference" in options:
+        for name in options:
+            if name != "preference":
+                raise unknown("option of reset", name, ["preference"])
+        if options.get("preference") is not None:
             return weights(self._problem.goal, options["preference"])
         if self._fixed is not None:
             return self._fixed

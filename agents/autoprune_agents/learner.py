@@ -1,6 +1,7 @@
 """An agent of Stable-Baselines3 that learns outside of its own training loop."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,22 @@ from stable_baselines3.common.distributions import SquashedDiagGaussianDistribut
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError, first_line, unknown
 from autoprune_agents.replay import HindsightBuffer
 from autoprune_agents.walk import Features
 
 ALGORITHMS: Mapping[str, type[OffPolicyAlgorithm]] = {"sac": SAC, "td3": TD3, "ddpg": DDPG}
 """The algorithms by name."""
+
+
+class DivergedError(AutopruneError):
+    """Learning has come to values that are not finite, from which it does not come back."""
+
+    def __init__(self, sign: str) -> None:
+        super().__init__(
+            f"the agent's learning has diverged ({sign}); what was found so far stays, and a new "
+            "sweep may learn with a lower searcher.learning.options.learning_rate"
+        )
 
 
 class AgentLearner:
@@ -68,8 +79,19 @@ class AgentLearner:
         """Take gradient steps; the losses and the entropy by name.
 
         TD3 and DDPG draw from PyTorch's global generator (Stable-Baselines3 2.9), which is set
-        back afterwards; what they draw decides nothing, since no target is bootstrapped.
+        back afterwards; what they draw decides nothing, since no target is bootstrapped. Raises
+        DivergedError where a figure is not finite.
         """
+        try:
+            found = self._trained(gradient_steps)
+        except ValueError as error:  # torch's distributions refuse parameters that are NaN
+            raise DivergedError(first_line(error)) from error
+        for name, figure in found.items():
+            if not math.isfinite(figure):
+                raise DivergedError(f"{name} is {figure}")
+        return found
+
+    def _trained(self, gradient_steps: int) -> dict[str, float]:
         if self._global_noise:
             with _found_again():
                 self.model.train(gradient_steps, self.model.batch_size)

@@ -53,6 +53,12 @@ class Learning:
                 )
         if not 0.0 < self.decay <= 1.0:
             raise AutopruneError(f"decay of an agent is {self.decay}; choose it in (0, 1]")
+        batch = self.options.get("batch_size", 1)
+        if not isinstance(batch, int) or batch < 1:
+            # Stable-Baselines3 2.9 takes the mean over none of them, which is NaN
+            raise AutopruneError(
+                f"batch_size of an agent is {batch!r}; choose a whole number from 1 on"
+            )
 
 
 _SMALL = {"policy_kwargs": {"net_arch": [64, 64]}, "learning_rate": 3e-3, "batch_size": 128}

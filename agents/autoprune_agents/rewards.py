@@ -109,7 +109,7 @@ REWARDS: dict[str, Reward] = {
 
 def reward_named(reward: str | Reward) -> Reward:
     """A reward by name, or itself. Raises AutopruneError with the near miss."""
-    if not isinstance(reward, str):
+    if callable(reward):
         return reward
     if reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)
@@ -123,10 +123,20 @@ def weights(goal: Goal, preference: Mapping[str, float]) -> Array:
     negative or all 0.
     """
     names = [objective.metric for objective in goal.objectives]
+    if not isinstance(preference, Mapping):
+        raise AutopruneError(
+            f"the preference is {preference!r}; give a weight by objective, such as "
+            f"{{{names[0]}: 1.0}}"
+        )
     for name in preference:
         if name not in names:
             raise unknown("preference for an objective", name, names)
-    found = np.array([float(preference.get(name, 0.0)) for name in names])
+    try:
+        found = np.array([float(preference.get(name, 0.0)) for name in names])
+    except (TypeError, ValueError) as error:
+        raise AutopruneError(
+            f"the preference {dict(preference)} has a weight that is no number; weigh {names}"
+        ) from error
     if not (np.isfinite(found).all() and (found >= 0.0).all() and found.sum() > 0.0):
         raise AutopruneError(
             f"the preference {dict(preference)} needs weights of at least 0 with one above it; "

@@ -3,6 +3,7 @@
 Axis legend: D = steps of the episode, M = objectives, F = features.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,9 +60,10 @@ class Walk:
     wall: float | None = None
 
     def __post_init__(self) -> None:
-        if self.wall is not None and not 0.0 < self.wall <= 1.0:
+        number = isinstance(self.wall, int | float)
+        if self.wall is not None and not (number and 0.0 < self.wall <= 1.0):
             raise AutopruneError(
-                f"the wall is at {self.wall} of the baseline's latency; choose it in (0, 1], "
+                f"the wall is at {self.wall!r} of the baseline's latency; choose it in (0, 1], "
                 "or null for none"
             )
 
@@ -74,7 +76,14 @@ class Walk:
         return 2 * len(self) + len(self._kinds) + 6 + self.objectives
 
     def executed(self, indices: Sequence[int], action: float) -> int:
-        """What an action after those of `indices` comes to: the place of a value in its options."""
+        """What an action after those of `indices` comes to: the place of a value in its options.
+
+        Raises AutopruneError for NaN, which is what a policy that has diverged gives.
+        """
+        if math.isnan(action):
+            raise AutopruneError(
+                f"action {len(indices)} of the episode is NaN; give one in [-1, 1]"
+            )
         step = len(indices)
         unit = (min(max(action, -1.0), 1.0) + 1.0) / 2.0
         if step >= len(self.space.axes):

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.call import DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.cli.sweeps import answer
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.contest.contest import run_contest
-from autoprune.orchestration.contest.records import Contest, find_contest, read_config
+from autoprune.orchestration.contest.contest import ContestRequest, run_contest
+from autoprune.orchestration.contest.records import Contest, Origin, find_contest
 from autoprune.orchestration.folders import output_word, replace_text
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.reports.contest import entry_line, standings_table
@@ -19,39 +19,54 @@ from autoprune.orchestration.reports.contest_page import contest_html
 from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.tracking.contests import publish
 from autoprune.settings.build import tracking_of
-from autoprune.settings.contests import build_contest
+from autoprune.settings.contests import build_contest, rebuild_contest
 
 PAGE_FILE = "compare.html"
 
 
 def compare(call: Call) -> int:
     """Run every searcher with every seed; who won, by how much, and how sure that is."""
-    folder, config = _asked(call)
-    request = build_contest(
-        config, given=call.given, code_paths=call.code_paths, config_dir=call.config_dir
-    )
+    request, folder = _asked(call)
     main = request.sweep.task.metrics[0].name
     listeners = Listeners(
         on_epoch=lambda epoch, value: _say(call, f"baseline epoch {epoch}  {main} {value:.4f}"),
         on_prepared=lambda prepared: _warn(prepared.warnings),
         on_point=lambda point, done, of: _say(call, point_line(point, main, done, of)),
     )
-    contest, folder = run_contest(
-        replace(request, sweep=replace(request.sweep, on_signal=answer)),
-        folder=folder,
-        listeners=listeners,
-        on_entry=lambda contest: _tell(call, contest),
-    )
+    begun: list[Path] = []
+    try:
+        contest, folder = run_contest(
+            replace(request, sweep=replace(request.sweep, on_signal=answer)),
+            folder=folder,
+            listeners=listeners,
+            on_start=begun.append,
+            on_entry=lambda contest: _tell(call, contest),
+        )
+    except AutopruneError as error:
+        if not begun:
+            raise
+        again = f"once that is mended, `{_resume(begun[0])}` goes on"
+        say(stderr(), [f"autoprune: {error}", f"autoprune: {again}"])
+        return BROKE_OFF
+    except KeyboardInterrupt:
+        if not begun:
+            raise
+        say(stderr(), [f"autoprune: ended at once; `{_resume(begun[0])}` goes on"])
+        return INTERRUPTED
     replace_text(folder / PAGE_FILE, contest_html(contest))
-    _publish(config, contest, folder)
+    assert request.sweep.config is not None, "it was built from one"
+    _publish(request.sweep.config, contest, folder)
     return _show_end(call, contest, folder)
 
 
-def _asked(call: Call) -> tuple[Path | None, Mapping[str, Any]]:
-    """The folder of a contest that goes on, and the config that it was begun with."""
+def _asked(call: Call) -> tuple[ContestRequest, Path | None]:
+    """What is asked for, and the folder of a contest that goes on: that goes on as it began."""
     config = call.config
     if config["resume"] is None:
-        return None, config
+        found = build_contest(
+            config, given=call.given, code_paths=call.code_paths, config_dir=call.config_dir
+        )
+        return found, None
     others = sorted(call.given - {"resume", "output"})
     if others:
         raise AutopruneError(
@@ -59,12 +74,13 @@ def _asked(call: Call) -> tuple[Path | None, Mapping[str, Any]]:
             "start a new one"
         )
     folder = find_contest(Path(config["output"]), config["resume"])
-    began = read_config(folder)
-    if began is None:
+    origin = Origin.read(folder)
+    if origin is None:
         raise AutopruneError(
             f"{folder.name} was started from Python, where its model and task are; go on there"
         )
-    return folder, {**began, "output": str(folder.parent)}
+    began = {**origin.config, "output": str(folder.parent)}
+    return rebuild_contest(began, code_paths=origin.code_paths), folder
 
 
 def _tell(call: Call, contest: Contest) -> None:
@@ -93,6 +109,12 @@ def _publish(config: Mapping[str, Any], contest: Contest, folder: Path) -> None:
         _warn([str(error)])
 
 
+def _resume(folder: Path) -> str:
+    output = output_word(folder.parent)
+    where = f" output={shlex.quote(output)}" if output else ""
+    return f"autoprune compare resume={folder.name}{where}"
+
+
 def _show_end(call: Call, contest: Contest, folder: Path) -> int:
     standings = contest.standings
     if call.as_json:
@@ -101,10 +123,7 @@ def _show_end(call: Call, contest: Contest, folder: Path) -> int:
         call.console.print(standings_table(contest, standings))
         call.say(standings.statement)
     if not contest.complete:
-        output = output_word(folder.parent)
-        where = f" output={shlex.quote(output)}" if output else ""
-        again = f"autoprune compare resume={contest.name}{where}"
-        say(stderr(), [f"autoprune: interrupted; `{again}` goes on"])
+        say(stderr(), [f"autoprune: interrupted; `{_resume(folder)}` goes on"])
         return INTERRUPTED
     _say(call, f"Results are in {folder}: compare.json and {PAGE_FILE}")
     return DONE

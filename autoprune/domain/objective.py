@@ -74,6 +74,9 @@ class Objective:
     metric: str
     direction: Direction
 
+    def __str__(self) -> str:
+        return f"{self.direction.name.lower()} {self.metric}"
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:

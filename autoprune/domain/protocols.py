@@ -68,6 +68,16 @@ class WarmsUp(Protocol):
         ...
 
 
+@runtime_checkable
+class BeginsBlind(Protocol):
+    """A searcher whose first proposals build on no outcome."""
+
+    @property
+    def blind(self) -> int:
+        """How many; a budget of no more tells nothing of it."""
+        ...
+
+
 class SearcherFactory(Protocol):
     """Builds a searcher for a sweep."""
 

@@ -99,7 +99,13 @@ class PruningSpec:
     recovery: str = "finetune"
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.kept]
+        try:
+            names = [name for name, _ in self.kept]
+        except (TypeError, ValueError) as error:
+            raise AutopruneError(
+                f"a spec keeps pairs of a group and its units, got {self.kept!r}; use "
+                "PruningSpec.of({group: units})"
+            ) from error
         if names != sorted(set(names)):
             raise AutopruneError(
                 f"a spec names each group once, in sorted order, got {names}; use PruningSpec.of"

@@ -131,6 +131,11 @@ class Standings:
         best = self.standings[0]
         if not self.duels:
             return f"{best.searcher} ran alone: there is nothing to compare it with."
+        if best.mean == 0.0:
+            return (
+                "No trial of any searcher is better than the reference point within the "
+                "constraints: there is nothing to compare."
+            )
         seeds = len(best.hypervolume)
         second = self.duels[0]
         lead = (

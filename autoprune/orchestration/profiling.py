@@ -25,6 +25,7 @@ from autoprune.orchestration.folders import (
     held,
     replace_text,
 )
+from autoprune.orchestration.profile_file import read_profile
 from autoprune.orchestration.record import last_told, read_journal
 from autoprune.orchestration.session import Prepared
 from autoprune.pruning.recover import FitPlan
@@ -169,15 +170,8 @@ def _digest(tensors: Sequence[torch.Tensor]) -> str:
 def _kept(file: Path, prepared: Prepared) -> Profile:
     groups = tuple(prepared.plan.dependencies.groups)
     new = Profile(groups, dict(prepared.metrics))
-    if not file.is_file():
-        return new
-    try:
-        kept = Profile.from_json(json.loads(file.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise AutopruneError(
-            f"{file} is damaged ({type(error).__name__}); remove it to profile the network anew"
-        ) from error
-    return kept if kept.groups == groups else new
+    kept = read_profile(file, without="the network is profiled anew")
+    return new if kept is None or kept.groups != groups else kept
 
 
 def _alone(space: SearchSpace) -> Iterator[dict[str, int]]:

@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.protocols import Learner, Searcher, Stateful, StepGuard
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Observation, Trial, trial_seed
+from autoprune.orchestration.background import Background
 from autoprune.orchestration.record import Event, Told, as_searched
 from autoprune.searchers.novelty import nearest_unseen
 
@@ -33,6 +35,21 @@ class Proposal:
     trial: Future[Trial]
 
 
+@contextmanager
+def _blamed(searcher: Searcher, doing: str) -> Iterator[None]:
+    """Say of whatever a searcher raises that it was the searcher, and where."""
+    try:
+        yield
+    except AutopruneError:
+        raise
+    except Exception as error:  # code of a user's may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise AutopruneError(
+            f"the searcher {type(searcher).__name__}, {doing}, raised {type(error).__name__}: "
+            f"{first_line(error)} ({place.filename}, line {place.lineno})"
+        ) from error
+
+
 class Proposals:
     """The searcher of a sweep at work: calls are carried out one after the other, in order.
 
@@ -40,7 +57,7 @@ class Proposals:
     one of them, whose outcome may not be in yet, gives way to the nearest spec that is new. `seed`
     is the sweep's, from which every trial gets its own. All that the searcher does runs inside
     `guard()`, like any other work that would disturb a measurement on this node. What it raises
-    when told comes out of the next call.
+    becomes an AutopruneError that says where; when told, it comes out of the next call.
 
     A `Stateful` searcher is saved below `folder` whenever it has learnt all there is to learn,
     and restored from there by `replay`. `fault` says what the search goes on without: a state that
@@ -64,7 +81,7 @@ class Proposals:
         self._proposed: set[PruningSpec] = set()
         self._asked = self._told = 0
         self._curves: Mapping[str, float] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="searcher")
+        self._thread = Background("searcher")
         self._failed: Exception | None = None
         self._last: Trial | None = None
         self._queued: Future[None] | None = None
@@ -115,7 +132,7 @@ class Proposals:
 
         Raises what the searcher raised.
         """
-        self._thread.shutdown(wait=wait, cancel_futures=not wait)
+        self._thread.close(wait=wait)
         if wait:
             self._raise_what_failed()
 
@@ -129,7 +146,7 @@ class Proposals:
         if number < len(self._first):
             spec = self._first[number]
         else:
-            with self._guard():
+            with self._guard(), _blamed(self.searcher, f"asked for trial {number}"):
                 spec = self.searcher.ask(number)
             if not isinstance(spec, PruningSpec):
                 raise AutopruneError(
@@ -161,8 +178,9 @@ class Proposals:
     def _learn(self, observation: Observation, told: int) -> None:
         try:
             with self._guard():
-                self.searcher.tell(observation)
-                self._look_at_curves()
+                with _blamed(self.searcher, f"told of trial {observation.trial.number}"):
+                    self.searcher.tell(observation)
+                    self._look_at_curves()
                 # where the next outcome is waiting already, it is worth saving after that one
                 if told == self._told:
                     self._save(told)

@@ -1,7 +1,6 @@
 """A sweep from its request to its result: prepare, sweep, resume. The one way through it all."""
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,12 +31,12 @@ from autoprune.orchestration.folders import (
     make_folder,
     new_id,
     output_word,
-    replace_text,
     view_of,
 )
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.planning import Plan, goal_of, make_plan
+from autoprune.orchestration.profile_file import read_profile, write_profile
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.sweep import Sweep, Watcher
@@ -162,7 +161,7 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
     folder = make_folder(request.output, view.sweep_id)
     write_weights(folder / BASELINE_FILE, prepared.baseline.model.state_dict())
     if prepared.profile is not None:
-        replace_text(folder / PROFILE_FILE, json.dumps(prepared.profile.to_json()))
+        write_profile(prepared.profile, folder / PROFILE_FILE)
     header = {
         "sweep_id": view.sweep_id,
         "experiment": view.experiment,
@@ -197,9 +196,20 @@ def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) 
                 f"{folder}: the network's weights are not those this sweep began with, which are "
                 f"in {BASELINE_FILE} there; resume with them"
             )
+        _check_goal(folder, view.goal, prepared.goal)
         _check_conditions(folder, journal.header["conditions"], prepared.request.conditions)
         journal.change_budget(asdict(prepared.request.budget))
         return _run(prepared, view, journal, watchers)
+
+
+def _check_goal(folder: Path, began: Goal, now: Goal) -> None:
+    """The reference point is the journal's; what is searched for must be the same."""
+    before, after = ([*goal.objectives, *goal.constraints] for goal in (began, now))
+    if before != after:
+        raise AutopruneError(
+            f"{folder}: the goal was {', '.join(map(str, before))} and is "
+            f"{', '.join(map(str, after))}; resume with what it began with, or start a new sweep"
+        )
 
 
 def _check_conditions(folder: Path, began: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -263,8 +273,8 @@ def _run(
 
 def _profile(folder: Path) -> Profile | None:
     """The profile that a sweep began with: its searcher would propose otherwise with another."""
-    file = folder / PROFILE_FILE
-    return Profile.from_json(json.loads(file.read_text())) if file.is_file() else None
+    without = "the searcher goes on without a profile, and proposes otherwise"
+    return read_profile(folder / PROFILE_FILE, without=without)
 
 
 def _first(

@@ -29,7 +29,15 @@ SEARCHERS: dict[str, AnyFactory] = {
 
 
 def takes_profile(factory: AnyFactory) -> bool:
-    """Whether what it builds reads the profile of the network."""
+    """Whether what it builds reads the profile of the network.
+
+    Raises AutopruneError for what cannot be called.
+    """
+    if not callable(factory):
+        raise AutopruneError(
+            f"the searcher is {factory!r}; give a name, or what builds one: a class or a function "
+            "that is called as factory(space, goal, seed)"
+        )
     return "profile" in inspect.signature(factory).parameters
 
 

@@ -62,6 +62,7 @@ class OptunaSearcher:
         self._space, self._goal = space, goal
         self._rng = np.random.default_rng(seed)
         self._sampler = build_sampler(sampler, seed, options or {})
+        self._options = {**SAMPLERS[sampler].options, **(options or {})}
         self._draws = SAMPLERS[sampler].draws
         self._distributions = _distributions(space)
         self._memory = Memory()
@@ -71,6 +72,11 @@ class OptunaSearcher:
             )
         self._trials: dict[int, tuple[PruningSpec, Trial]] = {}
         self._seen: set[PruningSpec] = set()
+
+    @property
+    def blind(self) -> int:
+        """The first generation of an evolution, or the start of a model, is drawn at random."""
+        return int(self._options.get("population_size") or self._options["n_startup_trials"])
 
     def ask(self, number: int) -> PruningSpec:
         """Propose trial `number`; a GP takes seconds for it in spaces of many groups."""

@@ -16,6 +16,10 @@ OURS = ("seed", "constraints_func")
 """Arguments that the searcher sets itself (Optuna 5 deprecates the second)."""
 
 
+LEAST = {"dividing_parameter": 1, "n_ei_candidates": 1}
+"""The least value of whole numbers that may not be 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerKind:
     """A sampler class of Optuna, the arguments we give it, and how often it is asked again.
@@ -68,7 +72,12 @@ def build_sampler(name: str, seed: int, options: Mapping[str, Any]) -> BaseSampl
     for option, value in options.items():
         if option not in kind.options:
             raise unknown(f"option of sampler {name!r}", option, kind.options)
-        _check_kind(f"option {option!r} of sampler {name!r}", value, usual=kind.options[option])
+        _check_kind(
+            f"option {option!r} of sampler {name!r}",
+            value,
+            usual=kind.options[option],
+            least=LEAST.get(option, 0),
+        )
     # Optuna seeds a RandomState, which takes 32 bits.
     seed32 = int(np.random.SeedSequence(seed).generate_state(1)[0])
     try:
@@ -83,8 +92,10 @@ def build_sampler(name: str, seed: int, options: Mapping[str, Any]) -> BaseSampl
         ) from error
 
 
-def _check_kind(what: str, value: Any, *, usual: Any) -> None:
-    """Optuna 5.0.0 takes any text for true, and 2.5 trials for a number of trials."""
-    kinds = {bool: "true or false", int: "a whole number"}
-    if type(usual) in kinds and type(value) is not type(usual):
+def _check_kind(what: str, value: Any, *, usual: Any, least: int) -> None:
+    """Optuna 5.0.0 takes any text for true, 2.5 trials for a number, and -1 of whatever it is."""
+    kinds = {bool: "true or false", int: f"a whole number from {least} on"}
+    if type(usual) not in kinds:
+        return
+    if type(value) is not type(usual) or (type(usual) is int and value < least):
         raise AutopruneError(f"{what} is {value!r}; choose {kinds[type(usual)]}")

@@ -1,5 +1,6 @@
 """From a composed config to what is asked of a contest."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ def build_contest(
 ) -> ContestRequest:
     """What a plain config of `autoprune compare` asks for; `given` are the keys that a user set.
 
-    Raises FaultsError with every fault of every section.
+    The request's own config holds the options of its searchers as they are now, too: see
+    `rebuild_contest`. Raises FaultsError with every fault of every section.
     """
     faults = Faults()
     names = config["searchers"]
@@ -34,9 +36,22 @@ def build_contest(
     faults.of(lambda: check_ranges("", config, {"seeds": ONE_OR_MORE}))
     faults.of(lambda: _check_names(names, config_dir))
     faults.check()
-    profile = config["profile"]
+    options = faults.of(lambda: {name: _option(name, config_dir) for name in names})
+    faults.check()
+    return _contest({**config, "entrants": options}, code_paths)
+
+
+def rebuild_contest(config: Mapping[str, Any], *, code_paths: Sequence[str]) -> ContestRequest:
+    """What was asked for by the config of the request that a contest began with."""
+    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    return _contest(config, code_paths)
+
+
+def _contest(config: Mapping[str, Any], code_paths: Sequence[str]) -> ContestRequest:
+    faults = Faults()
+    profile, options = config["profile"], config["entrants"].items()
     entrants = faults.of(
-        lambda: {name: _entrant(name, config_dir, profile=profile) for name in names}
+        lambda: {name: _entrant(option, profile=profile) for name, option in options}
     )
     sweep = faults.of(lambda: build_request(config, code_paths=code_paths))
     faults.check()
@@ -60,9 +75,14 @@ def _check_names(names: Sequence[str], config_dir: str | None) -> None:
         raise AutopruneError(f"searchers is {list(names)}; name two or more to compare")
 
 
-def _entrant(name: str, config_dir: str | None, *, profile: bool) -> Entrant:
-    """A searcher as `autoprune sweep searcher=NAME` has it; with a profile if it takes one."""
+def _option(name: str, config_dir: str | None) -> dict[str, Any]:
+    """What `autoprune sweep searcher=NAME` sets."""
     config = plain(compose_config("sweep", [f"searcher={name}"], config_dir=config_dir))
-    factory = build_target("searcher", config["searcher"], partial=True)
-    wants = config["profile"] or (profile and takes_profile(factory))
-    return Entrant(factory, config["searcher"], profile=wants)
+    return {key: config[key] for key in ("searcher", "profile")}
+
+
+def _entrant(option: Mapping[str, Any], *, profile: bool) -> Entrant:
+    """A searcher by its option; with a profile if it takes one."""
+    factory = build_target("searcher", option["searcher"], partial=True)
+    wants = option["profile"] or (profile and takes_profile(factory))
+    return Entrant(factory, option["searcher"], profile=wants)

@@ -71,10 +71,7 @@ class FaultFinder:
                 )
                 continue
             if parsed.is_sweep_override():
-                faults.append(
-                    f"{override}: several values at once are Hydra's --multirun, which autoprune "
-                    "does not do (a sweep has its own searcher); run the command once a value"
-                )
+                faults.append(self._several(override))
                 continue
             key = parsed.key_or_group.lstrip("/")
             chooses = key.split("/")[0] in groups and "." not in key
@@ -91,6 +88,18 @@ class FaultFinder:
                 faults.append(fault)
         found = [self._fault(override, parsed) for override, parsed in values]
         return faults + [fault for fault in found if fault is not None]
+
+    def _several(self, override: str) -> str:
+        """Of ``key=a,b``."""
+        key, _, values = override.partition("=")
+        with suppress(*COMPOSING):
+            now = OmegaConf.select(compose(self.command, self.base), key.lstrip("+"))
+            if OmegaConf.is_list(now):
+                return f"{override}: write several values as a list, '{key}=[{values}]'"
+        return (
+            f"{override}: several values at once are Hydra's --multirun, which autoprune does not "
+            "do (a sweep has its own searcher); run the command once a value"
+        )
 
     def _fault(self, override: str, parsed: Override) -> str | None:
         try:

@@ -187,6 +187,10 @@ def test_a_sweep_goes_on_under_the_conditions_it_began_with(
     searched(tmp_path, trained, trials=1)
     with pytest.raises(AutopruneError, match=r"would not compare .*: recoveries was .*epochs=1"):
         searched(tmp_path, trained, resume="latest", recovery=autoprune.FitPlan(epochs=2))
+    with pytest.raises(
+        AutopruneError, match=r"the goal was .*max speedup and is .*min size_mb; re"
+    ):
+        searched(tmp_path, trained, resume="latest", objectives=("main", "size_mb"))
     assert len(searched(tmp_path, trained, resume="latest", trials=2).view.observations) == 2
 
 
@@ -279,6 +283,7 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"batch_sizes": [True]}, "batch_sizes is \\[True\\]; give a list of whole numbers"),
         ({"inline": 1, "name": 3}, "inline is 1; give True(.|\n)*name is 3; give a text"),
         ({"searcher": lambda *_: 3}, "the searcher is a int without ask, tell"),
+        ({"searcher": None}, "the searcher is None; give a name, or what builds one"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_and_leaves_nothing(

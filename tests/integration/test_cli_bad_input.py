@@ -49,6 +49,8 @@ def test_commands_and_options(refused: Refused) -> None:
     assert "sweep has no option '--json'" in refused("sweep", "--json")
     assert "-m: autoprune has no multirun" in refused("sweep", "-m", "seed=1,2")
     assert "run the command once a value" in refused("sweep", "seed=1,2")
+    message = refused("compare", "searchers=uniform,random")
+    assert "write several values as a list, 'searchers=[uniform,random]'" in message
     assert "--config-dir names no folder" in refused("sweep", "--config-dir")
     assert "--config-dir nowhere: no such folder" in refused("sweep", "--config-dir", "nowhere")
     assert "write -sc install=SHELL" in refused("-sc", "install=tcsh")

@@ -4,11 +4,13 @@ import json
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
 
 from autoprune.cli import main
+from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant, run_contest
@@ -204,6 +206,58 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         read_contest(folder)
     with pytest.raises(ValueError, match="no contest at"):
         read_contest(tmp_path / "nowhere")
+
+
+def test_a_budget_that_no_searcher_can_use_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    listeners = Listeners(on_prepared=lambda prepared: told.extend(prepared.warnings))
+    few = asked(tmp_path, budget=Budget(trials=1))
+    run_contest(few, listeners=listeners)
+    assert [line.split(":")[0] for line in told] == ["budget.trials is 1"] * 2
+    assert "1 are the ratios of uniform_first, and nsga2 draws 10 more before" in told[1]
+
+
+def test_a_damaged_profile_is_said(tmp_path: Path) -> None:
+    wanted = asked(tmp_path, {**ENTRANTS, "reads": Entrant(Reads, profile=True)})
+    begun: list[Path] = []
+
+    def stop(folder: Path) -> None:
+        begun.append(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_contest(wanted, on_start=stop)
+    (begun[0] / "profile.json").write_text("{")
+    with pytest.raises(ValueError, match=r"profile.json is damaged .* delete it: the network is"):
+        run_contest(wanted, folder=begun[0])
+
+
+MINE = "_target_: autoprune.searchers.{}\n"
+
+
+def test_a_contest_goes_on_with_the_searchers_it_began_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = tmp_path / "conf" / "searcher" / "mine.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(MINE.format("RandomSearcher"))
+    words = [*WORDS, "--config-dir", str(tmp_path / "conf"), "searchers=[mine,uniform]", "seeds=1"]
+    words += [f"output={tmp_path}/out", "tracking=none"]
+
+    full = Mock(side_effect=AutopruneError("the disk is full"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append_told", full)
+        assert main(["compare", *words]) == 1
+    assert "once that is mended, `autoprune compare resume=digits_mlp-c" in capsys.readouterr().err
+    option.write_text(MINE.format("NoSuchSearcher"))
+    assert main(["compare", "resume=latest", f"output={tmp_path}/out"]) == 0
+    (folder,) = tmp_path.glob("out/*compare*")
+    (journal,) = folder.glob("mine/*/journal.jsonl")
+    target = read_journal(journal).header["config"]["searcher"]["_target_"]
+    assert target == "autoprune.searchers.RandomSearcher"
+    (folder / "config.json").write_text("{")
+    assert main(["compare", "resume=latest", f"output={tmp_path}/out"]) == 2
+    assert "config.json is not as it was written" in capsys.readouterr().err
 
 
 def test_a_profile_by_the_command() -> None:

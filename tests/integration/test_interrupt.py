@@ -109,6 +109,39 @@ def test_twice_ends_now(tmp_path, executor):
     assert not alive
 
 
+SLEEPY = """
+import time
+
+class Sleepy:
+    def __init__(self, space, goal, seed):
+        pass
+
+    def ask(self, number):
+        print("asked")
+        time.sleep(3600)
+
+    def tell(self, observation):
+        pass
+"""
+
+
+def test_twice_ends_a_searcher_that_does_not_come_back(tmp_path):
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    option = tmp_path / "conf" / "searcher" / "sleepy.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("_target_: sleepy.Sleepy\n")
+    words = ["--config-dir", "conf", "searcher=sleepy", "uniform_first=[]", "executor=inline"]
+    driver = Driver([*SWEEP, *words], tmp_path)
+    folder = until(driver, lambda _: "asked" in driver.said)
+    ctrl_c(driver)
+    time.sleep(0.3)
+    ctrl_c(driver)
+    assert driver.process.wait(30) == 130, driver.said
+    assert "ended at once; `autoprune resume" in driver.said
+    assert "Traceback" not in driver.said
+    assert told(folder) == []
+
+
 @pytest.mark.slow
 def test_what_was_given_up_goes_on_from_its_last_epoch(tmp_path):
     few = ["budget.trials=3", "executor=inline", "executor.on_interrupt=give_up"]

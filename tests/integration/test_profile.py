@@ -153,5 +153,5 @@ def test_a_damaged_profile_is_said_with_the_remedy(tmp_path):
     prepared = prepare(request(tmp_path))
     found = profile_network(prepared, checks=0)
     (found.folder / PROFILE_FILE).write_text(json.dumps({"groups": 3}))
-    with pytest.raises(AutopruneError, match=r"profile\.json is damaged .* remove it to profile"):
+    with pytest.raises(AutopruneError, match=r"profile\.json is damaged .* delete it: the net"):
         profile_network(prepared, checks=0)

@@ -1,6 +1,7 @@
 """The agents' environment, their rewards, and what the searcher does beyond the contract."""
 
 import json
+import math
 import tomllib
 import warnings
 from dataclasses import replace
@@ -210,11 +211,36 @@ def test_a_failed_trial_is_reported_and_rewarded_as_documented() -> None:
         ({"preference": {"speed": 1.0}}, "preference for an objective 'speed' is not known; did "),
         ({"preference": {"speedup": -1.0}}, r"weights of at least 0 with one above it; weigh \["),
         ({"wall": 1.5}, r"the wall is at 1.5 of the baseline's latency; choose it in \(0, 1\]"),
+        ({"wall": "a"}, r"the wall is at 'a' of the baseline's latency; choose it in \(0, 1\]"),
+        ({"reward": None}, "reward None is not known; choose from"),
+        ({"preference": {"speedup": "fast"}}, "has a weight that is no number; weigh"),
+        ({"preference": [1, 2]}, r"the preference is \[1, 2\]; give a weight by objective, such"),
     ],
 )
 def test_bad_arguments_of_the_environment(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(AutopruneError, match=message):
         environment(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ([math.nan], r"an action is NaN; give one in \[-1, 1\]"),
+        ([0.1, 0.2], r"an action is one number in \[-1, 1\], got \[0.1, 0.2\]"),
+    ],
+)
+def test_bad_actions(action: list[float], message: str) -> None:
+    env = environment().unwrapped
+    env.reset(seed=0)
+    with pytest.raises(AutopruneError, match=message):
+        env.step(action)
+
+
+def test_bad_options_of_an_episode() -> None:
+    env = environment()
+    with pytest.raises(AutopruneError, match="option of reset 'prefernce' is not known; did you"):
+        env.reset(options={"prefernce": {"speedup": 1.0}})
+    assert env.reset(options={"preference": None})[0][-2:].sum() == pytest.approx(1.0)
 
 
 def test_a_step_too_many() -> None:
@@ -413,6 +439,7 @@ def test_the_wall_holds_in_the_searcher() -> None:
         ({"aim": {"reward": "amc_eror"}}, "reward 'amc_eror' is not known; did you mean"),
         ({"aim": {"preference": {"acuracy": 1}}}, "did you mean 'accuracy'"),
         ({"learning": {"warm_up": 0}}, "warm_up of an agent is 0; choose 1 or more"),
+        ({"learning": {"options": {"batch_size": 0}}}, "batch_size of an agent is 0; choose a wh"),
         ({"learning": {"decay": 0.0}}, r"decay of an agent is 0.0; choose it in \(0, 1\]"),
         (
             {"learning": {"options": {"taw": 1}}},
@@ -423,6 +450,15 @@ def test_the_wall_holds_in_the_searcher() -> None:
 def test_bad_arguments_of_an_agent(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(AutopruneError, match=message):
         agent(SPACE, GOAL, 0, **arguments)
+
+
+@pytest.mark.parametrize("algorithm", sorted(LEARNING))
+def test_learning_that_diverges_is_told(algorithm: str) -> None:
+    options = {"batch_size": 16, "learning_rate": 1e20}
+    learning = {**QUICK, "algorithm": algorithm, "options": options}
+    searcher = agent(PROBLEM.space, PROBLEM.goal, 0, learning=learning)
+    with pytest.raises(AutopruneError, match=r"the agent's learning has diverged \(.*lower search"):
+        searching(searcher, 40)
 
 
 def test_an_algorithm_that_the_learner_does_not_know() -> None:

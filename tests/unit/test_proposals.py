@@ -81,7 +81,7 @@ def test_calls_are_carried_out_in_order_in_a_thread_of_their_own() -> None:
         assert first.trial.result(timeout=10) == Trial(0, SPACE.uniform(0.9), trial_seed(7, 0))
         assert (first.heard, second.heard) == (0, 1)
     assert searcher.calls == ["ask 0", "tell 5", "ask 1"]
-    assert searcher.threads == {"searcher_0"}
+    assert searcher.threads == {"searcher"}
 
 
 def test_it_works_inside_the_guard() -> None:
@@ -120,9 +120,15 @@ def test_what_the_searcher_raises_comes_out() -> None:
         broken = proposals.ask(0).trial
         with pytest.raises(AutopruneError, match="the spec and the space differ"):
             broken.result(timeout=10)
+    with proposing(Notes(pause=3)) as proposals:  # type: ignore[arg-type]
+        broken = proposals.ask(4).trial
+        with pytest.raises(AutopruneError, match="Notes, asked for trial 4, raised AttributeError"):
+            broken.result(timeout=10)
     proposals = Proposals(Notes(), SPACE)
     proposals.tell(told(13))
-    with pytest.raises(RuntimeError, match="unlucky"):
+    with pytest.raises(
+        AutopruneError, match=r"Notes, told of trial 13, raised RuntimeError: unlucky \(.*line \d+"
+    ):
         proposals.close()
     searcher = Notes(pause=threading.Event())
     proposals = Proposals(searcher, SPACE)
@@ -130,9 +136,9 @@ def test_what_the_searcher_raises_comes_out() -> None:
     for number in (13, 14):
         proposals.tell(told(number))
     searcher.pause.set()
-    with pytest.raises(RuntimeError, match="unlucky"):
+    with pytest.raises(AutopruneError, match="unlucky"):
         proposals.close()
-    with pytest.raises(RuntimeError, match="unlucky"):
+    with pytest.raises(AutopruneError, match="unlucky"):
         proposals.ask(16)
 
 

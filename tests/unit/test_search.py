@@ -173,6 +173,14 @@ def test_optuna_is_silent(caplog: pytest.LogCaptureFixture) -> None:
             "option 'population_size' of sampler 'nsga2' is 2.5; choose a whole number",
         ),
         (
+            partial(OptunaSearcher, sampler="nsga3", options={"dividing_parameter": 0}),
+            "option 'dividing_parameter' of sampler 'nsga3' is 0; choose a whole number from 1 on",
+        ),
+        (
+            partial(OptunaSearcher, sampler="tpe", options={"n_startup_trials": -1}),
+            "option 'n_startup_trials' of sampler 'tpe' is -1; choose a whole number from 0 on",
+        ),
+        (
             partial(OptunaSearcher, sampler="tpe", options={"group": True, "multivariate": False}),
             "sampler 'tpe' refuses {'group': True, 'multivariate': False}: ``group`` option can "
             "only be enabled when ``multivariate`` is enabled",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.profile import Profile
+from autoprune.domain.protocols import BeginsBlind, Searcher
 from autoprune.orchestration.contest.records import (
-    CONFIG_FILE,
     CONTEST_FILE,
     Contest,
     Entry,
+    Origin,
     read_contest,
 )
 from autoprune.orchestration.files import NetworksWatcher
@@ -25,16 +25,17 @@ from autoprune.orchestration.folders import (
     make_folder,
     new_id,
     replace_text,
-    write_private,
 )
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_goal
+from autoprune.orchestration.profile_file import read_profile, write_profile
 from autoprune.orchestration.profiling import with_profile
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
 from autoprune.orchestration.sweep import Watcher
 from autoprune.searchers.named import AnyFactory, build_searcher
+from autoprune.searchers.uniform import UniformSearcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,15 @@ def run_contest(
     *,
     folder: Path | None = None,
     listeners: Listeners | None = None,
+    on_start: Callable[[Path], None] | None = None,
     on_entry: Callable[[Contest], None] | None = None,
 ) -> tuple[Contest, Path]:
     """Run what remains of a contest, in `folder` or a new one; the contest and where it is.
 
     The searches of one seed run one after the other, so that an interrupted contest compares
     whole seeds. Each is on disk when it ends, and `on_entry` hears of it; a search that was
-    interrupted goes on. Raises AutopruneError before anything is trained for what cannot work.
+    interrupted goes on. `on_start` hears of the folder once the contest is in it. Raises
+    AutopruneError before anything is trained for what cannot work.
     """
     listeners, asked = listeners or Listeners(), request.sweep
     with ExitStack() as stack:
@@ -99,21 +102,24 @@ def run_contest(
             stack.enter_context(held(folder, "runs this contest"))
             begun = read_contest(folder)
             _check_same(request, begun, folder)
-        _check(request)
+        doubts = _check(request)
         prepared = prepare(asked, report=listeners.on_epoch)
+        prepared = replace(prepared, doubts=(*prepared.doubts, *doubts))
         if listeners.on_prepared is not None:
             listeners.on_prepared(prepared)
         if folder is None:
             folder = make_folder(asked.output, new_id(f"{asked.name}-compare"))
             stack.enter_context(held(folder, "runs this contest"))
             if asked.config is not None:
-                write_private(folder / CONFIG_FILE, json.dumps(asked.config))
+                Origin(asked.config, tuple(asked.code_paths)).write(folder)
         stack.enter_context(asked.executor.kept())
         contest = begun or _new(request, prepared, folder)
         prepared = _as_begun(prepared, contest)
         if contest.profiled:
             prepared, contest = _profiled(prepared, contest, folder, listeners)
         _write(contest, folder)
+        if on_start is not None:
+            on_start(folder)
         for seed in request.seeds:
             for name, entrant in request.entrants.items():
                 if contest.entry(name, seed) is not None:
@@ -130,15 +136,34 @@ def run_contest(
     return contest, folder
 
 
-def _check(request: ContestRequest) -> None:
-    """Raise AutopruneError for what cannot work; trains and writes nothing."""
+def _check(request: ContestRequest) -> list[str]:
+    """What speaks against a contest; raises AutopruneError for what cannot work.
+
+    Trains and writes nothing.
+    """
     asked = request.sweep
     check_writable(asked.output)
     asked.executor.check()
     space = make_plan(asked).space
     goal = rehearse_goal(asked.goal, asked.task, asked.meter)
-    for entrant in request.entrants.values():
-        check_warm_up(build_searcher(entrant.factory, space, goal, asked.seed), asked.budget)
+    doubts = []
+    for name, entrant in request.entrants.items():
+        searcher = build_searcher(entrant.factory, space, goal, asked.seed)
+        check_warm_up(searcher, asked.budget)
+        doubts += _unlearnt(name, searcher, asked)
+    return doubts
+
+
+def _unlearnt(name: str, searcher: Searcher, asked: SweepRequest) -> list[str]:
+    """Whether a budget ends before a searcher has proposed anything that it could build."""
+    trials, given = asked.budget.trials, len(asked.uniform_first)
+    blind = searcher.blind if isinstance(searcher, BeginsBlind) else 0
+    if trials is None or isinstance(searcher, UniformSearcher) or trials > given + blind:
+        return []
+    return [
+        f"budget.trials is {trials}: {given} are the ratios of uniform_first, and {name} draws "
+        f"{blind} more before it builds on any outcome; what it comes to says nothing of it"
+    ]
 
 
 def _check_same(request: ContestRequest, begun: Contest, folder: Path) -> None:
@@ -174,13 +199,11 @@ def _profiled(
 ) -> tuple[Prepared, Contest]:
     """The sweep with the profile that all searches share, and the seconds that it took."""
     file = folder / PROFILE_FILE
-    if file.is_file():
-        profile = Profile.from_json(json.loads(file.read_text()))
-    else:
-        made = with_profile(prepared, report=listeners.on_point).profile
-        assert made is not None
-        profile = made
-        replace_text(file, json.dumps(profile.to_json()))
+    profile = read_profile(file, without="the network is profiled anew")
+    if profile is None:
+        profile = with_profile(prepared, report=listeners.on_point).profile
+        assert profile is not None
+        write_profile(profile, file)
     seconds = sum(point.seconds for point in profile.points)
     return replace(prepared, profile=profile), replace(contest, profile_s=seconds)
 

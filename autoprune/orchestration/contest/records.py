@@ -11,6 +11,7 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.standings import Course, Moment, Standings, standings_of
 from autoprune.domain.trial import Measurement, Observation
+from autoprune.orchestration.folders import write_private
 from autoprune.orchestration.record import Record, Told
 
 CONTEST_FILE, CONFIG_FILE = "compare.json", "config.json"
@@ -164,13 +165,33 @@ def read_contest(folder: Path) -> Contest:
         ) from error
 
 
-def read_config(folder: Path) -> Mapping[str, Any] | None:
-    """The config that a contest was made from; None where it was started from Python."""
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        return None
-    config: Mapping[str, Any] = json.loads(file.read_text())
-    return config
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The config that a contest was made from, and where modules of its user are found."""
+
+    config: Mapping[str, Any]
+    code_paths: tuple[str, ...]
+
+    def write(self, folder: Path) -> None:
+        """Keep it where nobody else may read it: a store's address can hold a password."""
+        write_private(folder / CONFIG_FILE, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """That of the contest in a folder; None where it was started from Python.
+
+        Raises AutopruneError where the file is damaged.
+        """
+        file = folder / CONFIG_FILE
+        if not file.is_file():
+            return None
+        try:
+            facts = json.loads(file.read_text())
+            return cls(dict(facts["config"]), tuple(facts["code_paths"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise AutopruneError(
+                f"{file} is not as it was written ({error}); restore it, or start a new contest"
+            ) from error
 
 
 def find_contest(output: Path, contest: str) -> Path:

@@ -9,6 +9,9 @@ from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 from autoprune.orchestration.work import work
 
+PATIENCE_S = 0.1
+"""How often Ctrl-C is looked for while a searcher is at work."""
+
 
 @dataclass(frozen=True, slots=True)
 class InlineExecutor:
@@ -28,9 +31,11 @@ class InlineExecutor:
     ) -> None:
         """Run the sweep until its budget is used up or the user interrupts."""
         while not interrupt.requested:
-            trial = sweep.next_trial()
+            trial = sweep.next_trial(wait_s=PATIENCE_S)
             if trial is None:
-                return
+                if sweep.spent:
+                    return
+                continue
             steps = work(trial, context, folder)
             while not interrupt.give_up:
                 # a searcher may draw from torch's global generator, as training does

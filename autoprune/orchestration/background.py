@@ -1,0 +1,62 @@
+"""Calls carried out one after the other in a thread that holds up no exit."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Found = TypeVar("Found")
+
+
+class Background:
+    """One thread that carries out calls in order.
+
+    An executor of `concurrent.futures` would do, were it not that the interpreter waits for its
+    threads before it ends: a call that takes for ever, in code of a user's, could not be left.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        call: Callable[Arguments, Found],
+        *arguments: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> Future[Found]:
+        """Have a call carried out after all those before it."""
+        future: Future[Found] = Future()
+        self._calls.put((future, lambda: call(*arguments, **named)))
+        return future
+
+    def close(self, *, wait: bool) -> None:
+        """Come to an end: with `wait` after all calls, else as soon as the present one is over."""
+        if not wait:
+            self._cancel()
+        self._calls.put(None)
+        if wait:
+            self._thread.join()
+
+    def _cancel(self) -> None:
+        while True:
+            try:
+                queued = self._calls.get_nowait()
+            except Empty:
+                return
+            if queued is not None:
+                queued[0].cancel()
+
+    def _run(self) -> None:
+        while (queued := self._calls.get()) is not None:
+            future, call = queued
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:  # whoever waits for it hears of it
+                future.set_exception(error)
+            del queued, future, call  # what was found is not kept until the next call
