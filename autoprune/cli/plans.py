@@ -14,7 +14,7 @@ def plan(call: Call) -> int:
     """Show the groups, the space, the costs and an estimate of the time; start nothing."""
     request = build_request(call.config, code_paths=call.code_paths)
     found = make_plan(request)
-    times = _times(forecast(request))
+    times = _times(forecast(request, found.space))
     table = Table(title=f"Groups of {request.name}", title_justify="left")
     for name in ("group", "kind", "units", "may keep", "step", "layers that change with it"):
         table.add_column(name, overflow="fold")
@@ -59,10 +59,14 @@ def _times(found: Forecast | None) -> list[str]:
     if found is None:
         return ["time        unknown: the task trains by a loop of its own"]
     sweep = "no limit" if found.sweep_s is None else f"about {clock(found.sweep_s)}"
-    baseline = f"{clock(found.baseline_s)} for the baseline (once)" if found.baseline_s else ""
+    before = [
+        f"{clock(seconds)} for the {what} (once)"
+        for what, seconds in (("baseline", found.baseline_s), ("profile", found.profile_s))
+        if seconds
+    ]
     return [
         f"time        {sweep} for the trials ({clock(found.trial_s)} each)"
-        + (f", after {baseline}" if baseline else ""),
+        + (f", after {' and '.join(before)}" if before else ""),
         "            from a few steps of the unpruned network: pruned ones are faster, slots that "
         "share a machine slower",
     ]

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from autoprune.domain.objective import Metric
+from autoprune.domain.profile import profile_widths
+from autoprune.domain.space import SearchSpace
 from autoprune.evaluation import portable
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.orchestration.request import SweepRequest
@@ -24,20 +26,22 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of the baseline's training, of one trial, and of all trials.
+    """Seconds of the baseline's training, of the profile, of one trial, and of all trials.
 
-    `baseline_s` is 0 where nothing is to be trained; `sweep_s` None without a bound on trials or
+    `baseline_s` is 0 where nothing is to be trained, `profile_s` where there is to be no profile
+    (one of an earlier sweep is found again); `sweep_s` is None without a bound on trials or
     time. On a ladder a trial gets the mean number of epochs. Pruned networks are taken to be as
     slow as the unpruned one, and slots not to slow each other: the first makes it too long, the
     second too short. Starting workers is left out.
     """
 
     baseline_s: float
+    profile_s: float
     trial_s: float
     sweep_s: float | None
 
 
-def forecast(request: SweepRequest) -> Forecast | None:
+def forecast(request: SweepRequest, space: SearchSpace) -> Forecast | None:
     """Time the unpruned network; None for a task with a training loop of its own.
 
     Takes seconds: a few training steps on a copy, a pass over train's batches to count them, one
@@ -58,11 +62,13 @@ def forecast(request: SweepRequest) -> Forecast | None:
     if request.ladder is not None:
         epochs = request.ladder.mean_epochs(int(epochs))
     cheap = request.limits.recalibration_batches + request.limits.importance_batches
+    points = sum(len(profile_widths(axis)) for axis in space.axes) if request.profile else 0
     # judged after the cheap stages, after every epoch, and at the end
     work_s = step_s * cheap + epochs * epoch_s + max(2, epochs + 1) * evaluate_s
     plan = request.baseline.plan
     return Forecast(
         baseline_s=plan.epochs * (epoch_s + evaluate_s) if plan else 0.0,
+        profile_s=points * (measure_s + step_s * cheap + 2 * evaluate_s),
         trial_s=measure_s + work_s,
         sweep_s=_sweep_s(request, work_s=work_s, measure_s=measure_s),
     )

@@ -115,7 +115,7 @@ class Proposals:
         is not deterministic across machines, is that no fault. Raises ReplayError where a state
         cannot be restored.
         """
-        asked, heard = self._restored()
+        asked, heard = self._restored(sum(isinstance(event, Told) for event in events))
         for event in as_searched(events):
             if isinstance(event, Told):
                 if self._told < heard:
@@ -212,14 +212,16 @@ class Proposals:
         else:
             self.fault = ""
 
-    def _restored(self) -> tuple[int, int]:
-        """How many asks and outcomes the state that was restored has behind it."""
+    def _restored(self, outcomes: int) -> tuple[int, int]:
+        """How many asks, and of `outcomes` how many, the restored state has behind it."""
         found = [] if self._states is None else saved_states(self._states)
         if not isinstance(self.searcher, Stateful) or not found:
             return 0, 0
         place = found[-1]
         try:
             counts = json.loads((place / COUNTS_FILE).read_text())
+            if counts["told"] > outcomes:
+                raise ValueError(f"it has heard of {counts['told']} outcomes, of {outcomes}")
             self.searcher.load(place)
             self._look_at_curves()
             self._last = None if counts["last"] is None else Trial.from_json(counts["last"])

@@ -205,9 +205,12 @@ def test_a_plan_shows_groups_space_and_time_and_starts_nothing(run: Run, tmp_pat
     assert "for the baseline (once)" in out
     assert "not pruned  head: its units are part of the network's output" in out
     assert not list(tmp_path.iterdir())
+    assert "for the profile" not in out
     words = ("budget.trials=null", "budget.wall_minutes=30", "recovery=finetune", "ladder=asha")
+    words += ("profile=true",)
     out = run("plan", *SMALL, *words)
     assert "up to 8 epochs each, one in 4 goes on after 0\n" in out
+    assert "for the profile (once)" in out
     assert "any number of trials" in out
     assert "time        about 30 min" in out
 

@@ -229,6 +229,14 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
         again.replay(events("ask 0", "tell 0"))
 
 
+def test_a_state_that_knows_more_than_the_journal_is_refused(tmp_path: Path) -> None:
+    with proposing(Keeps(), folder=tmp_path) as proposals:
+        proposals.replay(events("ask 0", "tell 0", "ask 1", "tell 1"))
+    again = Proposals(Keeps(), SPACE, folder=tmp_path)
+    with pytest.raises(ReplayError, match=r"has heard of 2 outcomes, of 1\); delete that"):
+        again.replay(events("ask 0", "tell 0"))
+
+
 def test_a_state_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_text("no folder")
