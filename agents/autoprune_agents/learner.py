@@ -37,8 +37,9 @@ class DivergedError(AutopruneError):
 class AgentLearner:
     """A model of Stable-Baselines3 with randomness of its own, on the CPU.
 
-    `options` are arguments of the algorithm's class, such as ``learning_rate``. PyTorch's global
-    generator is left as it was found. Raises AutopruneError for an algorithm that is not known and
+    `options` are arguments of the algorithm's class, such as ``learning_rate``, which is the
+    actor's too where `actor_learning_rate` is None. PyTorch's global generator is left as it was
+    found. Raises AutopruneError for an algorithm that is not known and
     for options that it refuses.
     """
 
@@ -50,6 +51,7 @@ class AgentLearner:
         *,
         options: Mapping[str, Any],
         replay: Mapping[str, Any],
+        actor_learning_rate: float | None = None,
     ) -> None:
         if algorithm not in ALGORITHMS:
             raise unknown("algorithm", algorithm, ALGORITHMS)
@@ -60,6 +62,11 @@ class AgentLearner:
             torch.set_rng_state(self._noise.get_state())
             self.model: Any = _built(algorithm, features, options, replay)
         self.model.set_logger(configure(None, []))
+        if actor_learning_rate is not None:
+            for group in self.model.actor.optimizer.param_groups:
+                group["lr"] = actor_learning_rate
+            # Stable-Baselines3 2.9 sets one rate for all before every step
+            self.model._update_learning_rate = lambda _optimizers: None
         self._global_noise = algorithm != "sac"
         if not self._global_noise:
             self.model.actor.action_dist = OwnNoise(self._noise)

@@ -67,6 +67,7 @@ class AgentSearcher:
                 "fixed_M": self._fixed,
                 "rng": batches,
             },
+            actor_learning_rate=learning.actor_learning_rate,
         )
         self._memory = EpisodeMemory(goal, walk, self._learner.buffer, timings=timings)
         self._seen: set[PruningSpec] = set()

@@ -81,9 +81,7 @@ class Walk:
         Raises AutopruneError for NaN, which is what a policy that has diverged gives.
         """
         if math.isnan(action):
-            raise AutopruneError(
-                f"action {len(indices)} of the episode is NaN; give one in [-1, 1]"
-            )
+            raise AutopruneError("an action is NaN; give one in [-1, 1]")
         step = len(indices)
         unit = (min(max(action, -1.0), 1.0) + 1.0) / 2.0
         if step >= len(self.space.axes):

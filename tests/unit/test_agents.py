@@ -350,6 +350,18 @@ def test_a_restored_agent_goes_on_as_the_saved_one(algorithm: str, tmp_path: Pat
     assert one.curves == other.curves
 
 
+def test_the_actor_may_have_a_rate_of_its_own(tmp_path: Path) -> None:
+    learning = {**QUICK, "algorithm": "ddpg", "actor_learning_rate": 1e-4}
+    searcher, restored = (agent(PROBLEM.space, PROBLEM.goal, 0, learning=learning) for _ in "ab")
+    searching(searcher, 6)
+    searcher.save(tmp_path)
+    restored.load(tmp_path)
+    for one in (searcher, restored):
+        model = one._learner.model
+        rates = [net.optimizer.param_groups[0]["lr"] for net in (model.actor, model.critic)]
+        assert rates == [1e-4, 1e-3]
+
+
 def test_what_was_saved_holds_no_code(tmp_path: Path) -> None:
     searcher = agent(PROBLEM.space, PROBLEM.goal, 0, learning=QUICK)
     searching(searcher, 6)
@@ -440,6 +452,7 @@ def test_the_wall_holds_in_the_searcher() -> None:
         ({"aim": {"preference": {"acuracy": 1}}}, "did you mean 'accuracy'"),
         ({"learning": {"warm_up": 0}}, "warm_up of an agent is 0; choose 1 or more"),
         ({"learning": {"options": {"batch_size": 0}}}, "batch_size of an agent is 0; choose a wh"),
+        ({"learning": {"actor_learning_rate": 0.0}}, "actor_learning_rate of an agent is 0.0; ch"),
         ({"learning": {"decay": 0.0}}, r"decay of an agent is 0.0; choose it in \(0, 1\]"),
         (
             {"learning": {"options": {"taw": 1}}},
@@ -484,6 +497,7 @@ def test_the_configs_spell_the_defaults_out(name: str) -> None:
     default = LEARNING[name]
     assert replace(default, **learning) == default
     left_out = {"noise", "decay"} if name == "sac" else set()
+    left_out |= {"actor_learning_rate"} - set(learning)
     assert set(learning) | left_out == set(default.__dataclass_fields__)
     agent(SPACE, GOAL, 0, **config)
 
