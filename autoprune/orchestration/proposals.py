@@ -43,7 +43,9 @@ def _blamed(searcher: Searcher, doing: str) -> Iterator[None]:
     except AutopruneError:
         raise
     except Exception as error:  # code of a user's may raise anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        places = traceback.extract_tb(error.__traceback__)
+        own = [place for place in places if "site-packages" not in place.filename]
+        place = (own or places)[-1]
         raise AutopruneError(
             f"the searcher {type(searcher).__name__}, {doing}, raised {type(error).__name__}: "
             f"{first_line(error)} ({place.filename}, line {place.lineno})"
