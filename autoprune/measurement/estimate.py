@@ -1,14 +1,23 @@
 """The statistics of paired times. Axis legend: R = runs, N = pairs of one run."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 FEWEST_RUNS = 2
 _CONFIDENCE = 0.95
+
+PREPARATION = 0.005
+"""The standard deviation, as a part of the ratio, that preparing both networks anew brings.
+
+The runs of one measurement do not show it: 50 measurements of two equal networks on ONNX Runtime,
+of 13 runs each, spread by 0.91% where their runs let expect 0.77%.
+"""
 
 Times = NDArray[np.float64]
 """Times of one run, of shape (N, 2): baseline and candidate, positive, in any unit."""
@@ -30,6 +39,12 @@ class RatioEstimate:
     def half_width(self) -> float:
         """Half the interval as a part of the ratio."""
         return (self.high - self.low) / (2.0 * self.ratio)
+
+    def of_any_preparation(self) -> Self:
+        """The interval of what any preparation of the two gives, not just that of these runs."""
+        quantile = float(ndtri((1.0 + _CONFIDENCE) / 2.0))
+        half = math.hypot(math.log(self.high / self.low) / 2.0, quantile * PREPARATION)
+        return replace(self, low=self.ratio * math.exp(-half), high=self.ratio * math.exp(half))
 
 
 def estimate_ratio(runs: Sequence[Times]) -> RatioEstimate:

@@ -200,7 +200,7 @@ class PairedMeter:
         )
 
     def _speedup(self, found: Together, batch_size: int, *, settled: bool) -> Speedup:
-        estimate, load = found.estimate, found.load
+        estimate, load = found.estimate.of_any_preparation(), found.load
         (baseline_ms, baseline_p95_ms), (candidate_ms, candidate_p95_ms) = (
             found.call_ms(which, _P) for which in (0, 1)
         )

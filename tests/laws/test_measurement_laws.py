@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoprune.measurement.cost import costs
-from autoprune.measurement.estimate import estimate_ratio
+from autoprune.measurement.estimate import PREPARATION, estimate_ratio
 from autoprune.measurement.prepared import repeated
 
 times = st.floats(1e-6, 10.0)
@@ -55,6 +55,19 @@ def test_swapping_baseline_and_candidate_gives_the_inverse(runs):
     assert back.ratio == pytest.approx(1 / there.ratio)
     assert back.low == pytest.approx(1 / there.high)
     assert back.high == pytest.approx(1 / there.low)
+
+
+@quick
+@given(runs)
+def test_another_preparation_is_less_certain_and_swaps_like_the_ratio(runs):
+    found = estimate_ratio(runs)
+    wider = found.of_any_preparation()
+    assert wider.ratio == found.ratio
+    assert wider.low < found.low * (1 + 1e-12)
+    assert wider.high > found.high * (1 - 1e-12)
+    assert np.log(wider.high / wider.ratio) >= 1.95 * PREPARATION
+    back = estimate_ratio([run[:, ::-1] for run in runs]).of_any_preparation()
+    assert (back.low, back.high) == (pytest.approx(1 / wider.high), pytest.approx(1 / wider.low))
 
 
 @quick

@@ -12,6 +12,7 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, Speedup, TrialError
+from autoprune.measurement.estimate import PREPARATION
 from autoprune.measurement.load import NodeLoad
 from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate, QuietNode
@@ -61,7 +62,9 @@ def noisy(sigma):
 def test_without_noise_the_ratio_is_exact_and_the_fewest_runs_settle_it():
     found = measure(World(), 0.0005, min_runs=4)
     assert found.ratio == pytest.approx(4.0)
-    assert (found.low, found.high) == (pytest.approx(4.0), pytest.approx(4.0))
+    beyond = np.exp(1.96 * PREPARATION)
+    ends = pytest.approx(4.0 / beyond, rel=1e-5), pytest.approx(4.0 * beyond, rel=1e-5)
+    assert (found.low, found.high) == ends, "runs say nothing of what another preparation gives"
     assert found.baseline_ms == pytest.approx(2.0)
     assert found.candidate_ms == pytest.approx(0.5)
     assert found.settled
@@ -78,7 +81,8 @@ def test_more_noise_takes_more_runs():
     assert quiet.runs < loud.runs
     assert loud.noise > quiet.noise
     for found in (quiet, loud):
-        assert found.high - found.low <= 2 * 0.02 * found.ratio
+        half = (found.high - found.low) / (2.0 * found.ratio)
+        assert half <= 1.01 * np.hypot(0.02, 1.96 * PREPARATION)
         assert found.low <= 2.0 * 1.02
         assert found.high >= 2.0 * 0.98
 
