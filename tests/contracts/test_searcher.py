@@ -48,6 +48,7 @@ class TestGp(SearcherContract):
 def quick(algorithm: str) -> AnyFactory:
     """An agent that learns early and little."""
     learning = {"algorithm": algorithm, "warm_up": 6, "gradient_steps": 2, "options": SMALL}
+    learning["actor_learning_rate"] = None
     return partial(agent, learning=learning)
 
 
