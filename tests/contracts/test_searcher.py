@@ -54,11 +54,14 @@ def quick(algorithm: str) -> AnyFactory:
 
 class TestSac(SearcherContract):
     factory = staticmethod(quick("sac"))
+    budget = 18
 
 
 class TestTd3(SearcherContract):
     factory = staticmethod(quick("td3"))
+    budget = 18
 
 
 class TestDdpg(SearcherContract):
     factory = staticmethod(quick("ddpg"))
+    budget = 18
