@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,7 @@ class AgentLearner:
         return found
 
     def _trained(self, gradient_steps: int) -> dict[str, float]:
-        if self._global_noise:
-            with _found_again():
-                self.model.train(gradient_steps, self.model.batch_size)
-        else:
+        with _one_thread(), _found_again() if self._global_noise else nullcontext():
             self.model.train(gradient_steps, self.model.batch_size)
         told = self.model.logger.name_to_value
         names = {"train/critic_loss": "critic_loss", "train/actor_loss": "actor_loss"}
@@ -188,6 +185,17 @@ def _built(
             f"algorithm {algorithm!r} refuses {dict(options)}: {error}; see stable_baselines3."
             f"{algorithm.upper()} for the options it takes"
         ) from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: several only wait for each other over networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
