@@ -39,8 +39,7 @@ class AgentLearner:
 
     `options` are arguments of the algorithm's class, such as ``learning_rate``, which is the
     actor's too where `actor_learning_rate` is None. PyTorch's global generator is left as it was
-    found. Raises AutopruneError for an algorithm that is not known and
-    for options that it refuses.
+    found. Raises AutopruneError for an algorithm that is not known and for options that it refuses.
     """
 
     def __init__(
@@ -92,6 +91,8 @@ class AgentLearner:
         try:
             found = self._trained(gradient_steps)
         except ValueError as error:  # torch's distributions refuse parameters that are NaN
+            if all(bool(weights.isfinite().all()) for weights in self.model.policy.parameters()):
+                raise  # a fault of something else, such as a reward of the user's
             raise DivergedError(first_line(error)) from error
         for name, figure in found.items():
             if not math.isfinite(figure):

@@ -33,9 +33,9 @@ class Learning:
     outcomes, of whoever's trials; until then every group keeps about one ratio, with deviations of
     `spread` from it: of ratios drawn anew for every group the sums hardly differ. For every
     outcome it takes `gradient_steps`; `actor_learning_rate` is the actor's where it is not that of
-    `options`. `noise` is the deviation, as a share of the range, of the
-    truncated normal from which kept ratios are drawn around those of the policy; every episode of
-    the policy multiplies it by `decay`.
+    `options`. `noise` is the deviation, as a share of the range, of the truncated normal from which
+    kept ratios are drawn around those of the policy; every episode of the policy multiplies it by
+    `decay`.
     """
 
     algorithm: str

@@ -79,12 +79,10 @@ class Speedup:
     over pairs, and [low, high] the 95% interval of what any preparation of the two gives; times
     are in milliseconds for one call at `batch_size`, medians and, ending in `_p95_ms`, 95th
     percentiles; `noise` is the coefficient of variation of the pairwise ratios and `samples` the
-    number of pairs. Meanwhile
-    other processes kept `others` cores busy, the hypervisor took the share `steal` of the node's
-    time, and the processor ran at `frequency_mhz` (None where it does not tell). `settled` tells
-    whether the interval over the runs became as narrow as was asked, in time and on a node quiet
-    enough.
-    `further` holds the same pair at other batch sizes.
+    number of pairs. Meanwhile other processes kept `others` cores busy, the hypervisor took the
+    share `steal` of the node's time, and the processor ran at `frequency_mhz` (None where it does
+    not tell). `settled` tells whether the interval over the runs became as narrow as was asked, in
+    time and on a node quiet enough. `further` holds the same pair at other batch sizes.
     """
 
     ratio: float

@@ -474,6 +474,16 @@ def test_learning_that_diverges_is_told(algorithm: str) -> None:
         searching(searcher, 40)
 
 
+def test_what_a_reward_raises_is_not_taken_for_divergence() -> None:
+    class Picky:
+        def __call__(self, outcomes: Outcomes, preference_NM: Any) -> Any:  # noqa: N803
+            raise ValueError("no such reward today")
+
+    searcher = agent(PROBLEM.space, PROBLEM.goal, 0, aim={"reward": Picky()}, learning=QUICK)
+    with pytest.raises(ValueError, match="no such reward today"):
+        searching(searcher, 10)
+
+
 def test_an_algorithm_that_the_learner_does_not_know() -> None:
     with pytest.raises(AutopruneError, match="algorithm 'ppo' is not known"):
         AgentLearner("ppo", 3, 0, options={}, replay={})
