@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sweep", type=Path)
-    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--trials", type=int, default=128)
     parser.add_argument("--full", type=int, default=24, help="trials of the full search")
     parser.add_argument("--orders", type=int, default=60)
     asked = parser.parse_args()
@@ -143,8 +143,9 @@ def main() -> None:
     target = float(np.mean([full(goal, m, budget_s).at(times_s)[-1] for m in mixed]))
     found = []
     for ladder in LADDERS:
-        courses = [climbed(goal, m, ladder, budget_s).at(times_s) for m in mixed]
-        mean = np.mean(courses, axis=0)
+        courses = [climbed(goal, m, ladder, budget_s) for m in mixed]
+        short = sum(course.seconds[-1] < budget_s for course in courses)
+        mean = np.mean([course.at(times_s) for course in courses], axis=0)
         reached = np.flatnonzero(mean >= target)
         share = float(reached[0] / (STEPS - 1)) if len(reached) else None
         found.append({"epochs": ladder.epochs, "reduction": ladder.reduction, "share": share})
@@ -152,6 +153,7 @@ def main() -> None:
         print(
             f"rungs at {list(ladder.epochs)!s:<10} one in {ladder.reduction:g}: {told:>5}, "
             f"{mean[-1]:.4f} in the end against {target:.4f}"
+            + (f"; {short} of {len(courses)} ran out of trials: record more" if short else "")
         )
     if asked.json is not None:
         asked.json.write_text(json.dumps({"full": target, "ladders": found}, indent=1))
