@@ -100,6 +100,29 @@ def test_a_front_of_two_kinds_of_machine_is_said() -> None:
     assert "measured on 2 kinds of machine (another and cpu)" in said(on)
 
 
+def test_a_machine_whose_own_speed_moved_is_told_of() -> None:
+    view = make_sweep(24)
+    measured = next(o for o in view.observations if isinstance(o.outcome, Measurement))
+    assert isinstance(measured.outcome, Measurement)
+    assert measured.outcome.speedup is not None
+
+    def shown_with(baseline_ms: float, **place: str) -> str:
+        assert isinstance(measured.outcome, Measurement)
+        assert measured.outcome.speedup is not None
+        speedup = replace(measured.outcome.speedup, baseline_ms=baseline_ms)
+        slower = replace(measured, outcome=replace(measured.outcome, speedup=speedup), **place)
+        on = console()
+        others = [slower if o == measured else o for o in view.observations]
+        show_front(on, replace(view, observations=tuple(others)))
+        return said(on)
+
+    took_ms = measured.outcome.speedup.baseline_ms
+    told = f"moved by 30% during the sweep (beside the trials the baseline took {took_ms:.3g} to"
+    assert told in shown_with(1.3 * took_ms)
+    assert "moved" not in shown_with(1.1 * took_ms)
+    assert "moved" not in shown_with(1.3 * took_ms, host="another")
+
+
 def test_the_front_is_shown_with_its_baseline_and_what_the_search_gained() -> None:
     view = make_sweep(24)
     on = console()

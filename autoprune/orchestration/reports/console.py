@@ -17,6 +17,10 @@ from autoprune.orchestration.view import SweepView
 WIDE = 1000
 """Columns of an output that is no terminal: tables are not folded where a program reads them."""
 
+DRIFT = 1.15
+"""How far the baseline's time may move in a sweep before that is told: under the load of others on
+a shared processor networks slow down by unlike factors, which no pairing mends."""
+
 
 def stdout() -> Console:
     """A console on the standard output, as wide as what is printed where nobody looks at it."""
@@ -142,8 +146,8 @@ def front_table(view: SweepView) -> Table:
 
 def show_summary(console: Console, view: SweepView) -> None:
     """What the search gave over equal ratios for every group, and how it went."""
-    for line in (_unmet(view), _unsettled(view), _of_two_kinds(view), _against_uniform(view)):
-        if line:
+    for note in (_unmet, _unsettled, _of_two_kinds, _drifted, _against_uniform):
+        if line := note(view):
             console.print(line, highlight=False)
     console.print(
         f"{tally(view)} in {view.search_s:.0f} s; "
@@ -201,6 +205,24 @@ def _of_two_kinds(view: SweepView) -> str:
         f"The front was measured on {len(devices)} kinds of machine "
         f"({' and '.join(sorted(devices))}): a speedup on one says little of the other; sweep on "
         "nodes of one kind"
+    )
+
+
+def _drifted(view: SweepView) -> str:
+    """Whether a machine's own speed moved so far that its trials compare less than they seem to."""
+    by_host: dict[str, list[float]] = {}
+    for o in view.observations:
+        if isinstance(o.outcome, Measurement) and o.outcome.speedup is not None:
+            by_host.setdefault(o.host, []).append(o.outcome.speedup.baseline_ms)
+    ranges = [(min(took_ms), max(took_ms)) for took_ms in by_host.values()]
+    least_ms, most_ms = max(ranges, key=lambda ends: ends[1] / ends[0], default=(1.0, 1.0))
+    if most_ms < DRIFT * least_ms:
+        return ""
+    return (
+        f"The machine's own speed moved by {100 * (most_ms / least_ms - 1):.0f}% during the sweep "
+        f"(beside the trials the baseline took {least_ms:.3g} to {most_ms:.3g} ms): a speedup told "
+        "at one moment may be off at another by more than its interval; promote measures again, "
+        "and so does `autoprune measure`"
     )
 
 
