@@ -19,6 +19,14 @@ GOOD_AGREEMENT = 0.5
 """A rung whose ranks agree less with those at the top predicts badly."""
 
 
+EXACT = 256
+"""Up to so many trials what is worked out of all of them is worked out anew with each."""
+
+SLACK = 1 / 16
+"""By how much they grow before that is done again where they are more: else a sweep of n trials
+would take n squared steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """Where trials are compared: after how many epochs of recovery, and which part climbs on.
@@ -94,6 +102,7 @@ class Rungs:
         self._promoted: list[set[int]] = [set() for _ in ladder.epochs]
         self._waiting: dict[int, int] = {}
         self._order: dict[int, list[int]] = {}
+        self._agreed: tuple[int, list[Agreement]] = (0, [])
 
     @property
     def waiting(self) -> Mapping[int, int]:
@@ -118,7 +127,6 @@ class Rungs:
             return
         assert isinstance(outcome, Measurement), "a trial that failed is on no rung"
         self._on[observation.rung][number] = outcome
-        self._order.pop(observation.rung, None)
         self._waiting[number] = observation.rung
 
     def promotable(self) -> int | None:
@@ -135,13 +143,22 @@ class Rungs:
         best = int(len(self._on[rung]) / self.ladder.reduction)
         if best <= len(self._promoted[rung]):
             return []
-        if rung not in self._order:
+        if _outgrown(len(self._on[rung]), len(self._order.get(rung, ()))):
             self._order[rung] = best_first(self._goal, self._on[rung])
         return [n for n in self._order[rung][:best] if self._waiting.get(n) == rung]
 
     def promote(self, number: int) -> None:
         """Send a trial that waits up from its rung."""
         self._promoted[self._waiting.pop(number)].add(number)
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """How well every rung has predicted, as of late."""
+        at, found = self._agreed
+        if _outgrown(len(self._top), at):
+            found = [self.agreement(rung) for rung in range(len(self._on))]
+            self._agreed = len(self._top), found
+        return found
 
     def agreement(self, rung: int) -> Agreement:
         """How well a rung has predicted what trials came to."""
@@ -155,3 +172,8 @@ class Rungs:
         told = len(both) >= 2 and min(np.ptp(early), np.ptp(late)) > 0.0
         rank = float(spearmanr(early, late).statistic) if told else None
         return Agreement(self.ladder.epochs[rung], rank, len(both))
+
+
+def _outgrown(count: int, known: int) -> bool:
+    """Whether there are so many that what was worked out of the first `known` no longer holds."""
+    return count > known if count <= EXACT else count >= (1.0 + SLACK) * known

@@ -17,49 +17,60 @@ class ParetoFront:
     """The feasible observations that no other one dominates, whatever order they arrive in.
 
     Of several observations with equal objective values the one with the lowest trial number
-    stays.
+    stays. What is added later leaves a copy (``copy.copy``) as it was.
     """
 
     def __init__(self, goal: Goal, observations: Iterable[Observation] = ()) -> None:
         self.goal = goal
         self._members: dict[int, Observation] = {}
-        for observation in observations:
-            self.add(observation)
+        self._points: dict[int, tuple[float, ...]] = {}
+        self._hypervolume: float | None = None
+        self._take(observations)
 
     def add(self, observation: Observation) -> bool:
         """Take in an observation; True where it joins the front."""
-        outcome = observation.outcome
-        if not isinstance(outcome, Measurement) or not self.goal.feasible(outcome):
-            return False
-        candidates = {**self._members, observation.trial.number: observation}
-        numbers = sorted(candidates)
-        points = np.array([self._point(candidates[n]) for n in numbers])
-        keep = moocore.is_nondominated(points, maximise=self.goal.maximise, keep_weakly=False)
-        self._members = {n: candidates[n] for n, kept in zip(numbers, keep, strict=True) if kept}
-        return observation.trial.number in self._members
+        self._take([observation])
+        return self._members.get(observation.trial.number) is observation
+
+    def _take(self, observations: Iterable[Observation]) -> None:
+        found, points = dict(self._members), dict(self._points)
+        for observation in observations:
+            outcome, number = observation.outcome, observation.trial.number
+            if isinstance(outcome, Measurement) and self.goal.feasible(outcome):
+                found[number], points[number] = observation, self.goal.values(outcome)
+        if not points:
+            return
+        numbers = sorted(points)
+        keep = moocore.is_nondominated(
+            np.array([points[n] for n in numbers]), maximise=self.goal.maximise, keep_weakly=False
+        )
+        kept = [n for n, kept in zip(numbers, keep, strict=True) if kept]
+        self._members = {n: found[n] for n in kept}
+        self._points = {n: points[n] for n in kept}
+        self._hypervolume = None
 
     @property
     def members(self) -> tuple[Observation, ...]:
         """The front, best first by the first objective, then by trial number."""
         sign = -1.0 if self.goal.maximise[0] else 1.0
         return tuple(
-            sorted(
-                self._members.values(),
-                key=lambda o: (sign * self._point(o)[0], o.trial.number),
-            )
+            self._members[n]
+            for n in sorted(self._points, key=lambda n: (sign * self._points[n][0], n))
         )
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:
         """The volume dominated between the front and `reference` (the goal's by default)."""
+        if reference is not None:
+            return self._volume(reference)
+        if self._hypervolume is None:
+            self._hypervolume = self._volume(self.goal.reference)
+        return self._hypervolume
+
+    def _volume(self, reference: Sequence[float]) -> float:
         if not self._members:
             return 0.0
-        points = np.array([self._point(o) for o in self.members])
-        ref = self.goal.reference if reference is None else reference
-        return float(moocore.hypervolume(points, ref=list(ref), maximise=self.goal.maximise))
-
-    def _point(self, observation: Observation) -> tuple[float, ...]:
-        assert isinstance(observation.outcome, Measurement)
-        return self.goal.values(observation.outcome)
+        points = np.array(list(self._points.values()))
+        return float(moocore.hypervolume(points, ref=list(reference), maximise=self.goal.maximise))
 
     def __len__(self) -> int:
         return len(self._members)

@@ -1,7 +1,7 @@
 """A trial and its two possible outcomes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -240,3 +240,12 @@ class Observation:
             seconds=float(data["seconds"]),
             rung=None if data.get("rung") is None else int(data["rung"]),
         )
+
+
+def latest(observations: Iterable[Observation]) -> dict[int, Observation]:
+    """What was told last of every trial by its number, in the order of arrival."""
+    found: dict[int, Observation] = {}
+    for observation in observations:
+        found.pop(observation.trial.number, None)
+        found[observation.trial.number] = observation
+    return found

@@ -30,12 +30,14 @@ class NetworksWatcher:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._kept: set[int] = set()
+        self._members: set[int] = set()
+        self._waiting: set[int] = set()
 
     def on_start(self, view: SweepView) -> None:
         """Take up the networks that an earlier session kept."""
-        self._kept = {observation.trial.number for observation in view.observations}
-        self._discard(view, over=False)
+        self._ended = ParetoFront(view.goal, [o for o in view.observations if o.rung is None])
+        self._waiting = {o.trial.number for o in view.observations if o.rung is not None}
+        self._discard(view, among={o.trial.number for o in view.observations})
 
     def on_progress(
         self, trial: Trial, stage: Stage, metrics: Mapping[str, float], *, epoch: int
@@ -44,28 +46,35 @@ class NetworksWatcher:
 
     def on_observation(self, observation: Observation, view: SweepView) -> None:
         """Delete what is not worth keeping any more."""
-        self._kept.add(observation.trial.number)
-        self._discard(view, over=False)
+        number = observation.trial.number
+        if observation.rung is None:
+            self._ended.add(observation)
+            self._waiting.discard(number)
+        else:
+            self._waiting.add(number)
+        self._discard(view, among={number})
 
     def on_finish(self, view: SweepView, *, complete: bool) -> None:
         """No trial of a sweep that is over goes on."""
-        self._discard(view, over=complete)
+        if complete:
+            waited, self._waiting = self._waiting, set()
+            self._discard(view, among=waited)
 
-    def _discard(self, view: SweepView, *, over: bool) -> None:
-        ended = ParetoFront(view.goal, [o for o in view.observations if o.rung is None])
-        members = (*view.front.members, *ended.members)
-        waiting = [o for o in view.observations if o.rung is not None and not over]
-        wanted = {observation.trial.number for observation in (*members, *waiting)}
-        for number in self._kept - wanted:
+    def _discard(self, view: SweepView, *, among: set[int]) -> None:
+        """Delete what left the front, and those of `among` that are not on it and do not wait."""
+        members = {m.trial.number for m in (*view.front.members, *self._ended.members)}
+        for number in (self._members | among) - members - self._waiting:
             shutil.rmtree(trial_folder(self.folder, number), ignore_errors=True)
-            self._kept.discard(number)
+        self._members = members
 
 
 class ReportsWatcher:
     """Keeps the reports in a sweep's folder up to date, at most every `refresh_s` seconds.
 
-    `run_ids` tells the runs that a tracker made for the trials. Reports tell what the journal
-    holds: where they cannot be written the sweep goes on, and `fault` says why until they can.
+    Where a sweep is so large that they take long they are written less often, so that no more than
+    `share` of the time goes into them. `run_ids` tells the runs that a tracker made for the trials.
+    Reports tell what the journal holds: where they cannot be written the sweep goes on, and `fault`
+    says why until they can.
     """
 
     def __init__(
@@ -74,10 +83,12 @@ class ReportsWatcher:
         *,
         run_ids: Callable[[], Mapping[int, str]] = dict,
         refresh_s: float = 5.0,
+        share: float = 0.02,
     ) -> None:
-        self.folder, self.run_ids, self.refresh_s = folder, run_ids, refresh_s
+        self.folder, self.run_ids = folder, run_ids
+        self.refresh_s, self.share = refresh_s, share
         self.fault: str | None = None
-        self._written_at: float | None = None
+        self._due = 0.0
 
     def on_start(self, view: SweepView) -> None:
         """There is nothing to report yet, or nothing new."""
@@ -89,10 +100,11 @@ class ReportsWatcher:
 
     def on_observation(self, observation: Observation, view: SweepView) -> None:
         """Write the reports where it is time."""
-        now = time.perf_counter()
-        if self._written_at is None or now - self._written_at >= self.refresh_s:
+        begun = time.perf_counter()
+        if begun >= self._due:
             self._write(view)
-            self._written_at = time.perf_counter()
+            ended = time.perf_counter()
+            self._due = ended + max(self.refresh_s, (ended - begun) / self.share)
 
     def on_finish(self, view: SweepView, *, complete: bool) -> None:
         """Write the reports a last time."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Observation, Trial
+from autoprune.domain.trial import Observation, Trial, latest
 
 VERSION = 1
 
@@ -153,13 +153,7 @@ def as_searched(events: Sequence[Event]) -> Iterator[Event]:
 
 def last_told(events: Iterable[Event]) -> dict[int, Observation]:
     """What was told last of every trial by its number, in the order of arrival."""
-    found: dict[int, Observation] = {}
-    for event in events:
-        if isinstance(event, Told):
-            number = event.observation.trial.number
-            found.pop(number, None)
-            found[number] = event.observation
-    return found
+    return latest(event.observation for event in events if isinstance(event, Told))
 
 
 class FaultError(Exception):

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.ladder import Agreement, Ladder, Rungs
-from autoprune.domain.pareto import ParetoFront
+from autoprune.domain.ladder import Ladder, Rungs
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -18,9 +17,10 @@ from autoprune.domain.trial import (
     Stage,
     Trial,
 )
+from autoprune.orchestration.history import History
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposal, Proposals, ReplayError
-from autoprune.orchestration.record import Asked
+from autoprune.orchestration.record import Asked, Event
 from autoprune.orchestration.view import SweepView
 
 SAME_FAILURES_TO_STOP = 3
@@ -95,12 +95,12 @@ class Sweep:
         self.watchers = tuple(watchers)
         self._start = replace(start, trials=budget.trials)
         self._trials: dict[int, Trial] = {}
-        self._observations: dict[int, Observation] = {}
-        self._told = 0
+        self._history = History(start.goal)
+        self._began_at: float | None = None
+        self._ended_at = 0.0
         self._pending: deque[int] = deque()
         self._running: dict[int, Trial] = {}
         self._proposal: Proposal | None = None
-        self._front: list[int] | None = None
         # failures of this session by cause, None once any trial of the sweep came through
         self._failed_first: Counter[Cause] | None = Counter()
         self._replay()
@@ -112,6 +112,7 @@ class Sweep:
         except ReplayError as error:
             raise AutopruneError(f"{self.journal.path}: {error}") from error
         for event in self.journal.events:
+            self._note(event)
             if isinstance(event, Asked):
                 self._trials[event.trial.number] = event.trial
             else:
@@ -119,16 +120,12 @@ class Sweep:
         for number in self._trials:
             if self.rungs is not None and number in self.rungs.waiting:
                 continue
-            told = self._observations.get(number)
+            told = self._history.of(number)
             if told is None or told.rung is not None:
                 self._pending.append(number)
 
     def _take(self, observation: Observation) -> None:
-        number = observation.trial.number
-        self._told += 1
-        self._observations.pop(number, None)  # what is told last is the last of all
-        self._observations[number] = observation
-        self._front = None
+        self._history.take(observation)
         if self.rungs is not None:
             self.rungs.take(observation)
         if not isinstance(observation.outcome, Failure):
@@ -139,9 +136,9 @@ class Sweep:
         """The sweep at this moment."""
         return replace(
             self._start,
-            observations=tuple(self._observations.values()),
+            observations=self._history.now,
             search_s=self._search_s(),
-            busy_s=sum(o.seconds for o in self._observations.values()),
+            busy_s=self._history.busy_s,
             figures=self._figures(),
         )
 
@@ -149,22 +146,21 @@ class Sweep:
         found = {f"searcher/{name}": value for name, value in self.proposals.curves.items()}
         return found | {
             f"ladder/spearman_at_{agreement.epochs}": agreement.spearman
-            for agreement in self._agreements()
+            for agreement in (self.rungs.agreements if self.rungs is not None else ())
             if agreement.spearman is not None
         }
 
-    def _agreements(self) -> list[Agreement]:
-        if self.rungs is None:
-            return []
-        return [self.rungs.agreement(rung) for rung in range(len(self.rungs.ladder.epochs))]
-
     def _search_s(self) -> float:
         """Wall seconds from the first ask to now, or to the last outcome where nothing runs."""
-        events = self.journal.events
-        if not events:
+        if self._began_at is None:
             return 0.0
-        end = self.journal.clock() if self._running else events[-1].at
-        return end - events[0].at
+        return (self.journal.clock() if self._running else self._ended_at) - self._began_at
+
+    def _note(self, event: Event) -> None:
+        """When it was that something happened last, and first."""
+        self._ended_at = event.at
+        if self._began_at is None:
+            self._began_at = event.at
 
     @property
     def running(self) -> Mapping[int, Trial]:
@@ -183,8 +179,7 @@ class Sweep:
         budget = self.budget
         if budget.wall_s is not None and self._search_s() >= budget.wall_s:
             return True
-        busy = sum(o.seconds for o in self._observations.values())
-        return budget.trial_s is not None and busy >= budget.trial_s
+        return budget.trial_s is not None and self._history.busy_s >= budget.trial_s
 
     def _may_ask(self) -> bool:
         more = self.budget.trials is None or len(self._trials) < self.budget.trials
@@ -196,15 +191,9 @@ class Sweep:
             return None
         number = None if self._time_is_up() else self.rungs.promotable()
         if number is None and self.rungs.ladder.finish_front and not self._may_ask():
-            waiting = self.rungs.waiting
-            number = next((n for n in self._front_numbers() if n in waiting), None)
+            members = (member.trial.number for member in self._history.front.members)
+            number = next((n for n in members if n in self.rungs.waiting), None)
         return number
-
-    def _front_numbers(self) -> list[int]:
-        if self._front is None:
-            members = ParetoFront(self._start.goal, self._observations.values()).members
-            self._front = [member.trial.number for member in members]
-        return self._front
 
     def next_trial(self, *, wait_s: float | None = None) -> Trial | None:
         """The next trial to start or to go on with; None where there is none, or none yet.
@@ -232,7 +221,8 @@ class Sweep:
         if not asked.done():
             return None
         self._proposal, trial = None, asked.result()
-        self.journal.append_asked(trial, heard=heard if heard < self._told else None)
+        told = self._history.told
+        self._note(self.journal.append_asked(trial, heard=heard if heard < told else None))
         self._trials[number] = trial
         return self._started(number)
 
@@ -264,7 +254,7 @@ class Sweep:
         """Take in an outcome. Raises SweepStoppedError where the first trials fail of one cause."""
         number = observation.trial.number
         del self._running[number]
-        before = self._observations.get(number)
+        before = self._history.of(number)
         if before is not None and before.seconds > observation.seconds:
             # it failed with nobody left to tell what it had spent on lower rungs
             observation = replace(observation, seconds=before.seconds)
@@ -272,7 +262,7 @@ class Sweep:
         self._stop_if_hopeless(observation.outcome)
 
     def _hear(self, observation: Observation) -> None:
-        self.journal.append_told(observation)
+        self._note(self.journal.append_told(observation))
         self._take(observation)
         self.proposals.tell(observation)
         view = self.view
@@ -292,7 +282,10 @@ class Sweep:
     @property
     def doubts(self) -> tuple[str, ...]:
         """What the sweep found that speaks against its own settings."""
-        return tuple(str(agreement) for agreement in self._agreements() if agreement.bad)
+        if self.rungs is None:
+            return ()
+        found = map(self.rungs.agreement, range(len(self.rungs.ladder.epochs)))
+        return tuple(str(agreement) for agreement in found if agreement.bad)
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -2,14 +2,15 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.space import SearchSpace
-from autoprune.domain.trial import Failure, Measurement, Observation
+from autoprune.domain.trial import Observation
+from autoprune.orchestration.history import STATES, Snapshot, state_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SweepView:
     goal: Goal
     space: SearchSpace
     baseline: Mapping[str, float]
-    observations: tuple[Observation, ...] = ()
+    observations: Sequence[Observation] = ()
     run_ids: Mapping[int, str] = field(default_factory=dict)
     trials: int | None = None
     slots: int = 1
@@ -54,16 +55,19 @@ class SweepView:
     @cached_property
     def front(self) -> ParetoFront:
         """The Pareto front of the observations."""
-        return ParetoFront(self.goal, self.observations)
+        known = self.observations
+        return known.front if isinstance(known, Snapshot) else ParetoFront(self.goal, known)
 
-    @cached_property
+    @property
     def hypervolume(self) -> float:
         """The front's hypervolume against the goal's reference point."""
         return self.front.hypervolume()
 
     @cached_property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Mapping[str, int]:
         """How many trials are in every state of `STATES`."""
+        if isinstance(self.observations, Snapshot):
+            return self.observations.counts
         found = Counter(map(state_of, self.observations))
         return {state: found[state] for state in STATES}
 
@@ -72,18 +76,3 @@ class SweepView:
         """The share of the slots' time that went into trials, in [0, 1]."""
         available = self.slots * self.search_s
         return min(self.busy_s / available, 1.0) if available > 0 else 0.0
-
-
-STATES = ("finished", "paused", "stopped", "failed")
-"""Through every stage, on a rung of the ladder, by a constraint, and with a fault."""
-
-
-def state_of(observation: Observation) -> str:
-    """Which of `STATES` a trial is in."""
-    if observation.rung is not None:
-        return "paused"
-    match observation.outcome:
-        case Measurement() as measurement:
-            return "finished" if measurement.complete else "stopped"
-        case Failure():
-            return "failed"

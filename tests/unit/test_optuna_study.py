@@ -17,11 +17,12 @@ from optuna.trial import TrialState
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage
+from autoprune.orchestration.history import state_of
 from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.tracking.optuna_study import distributions
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE, OptunaWatcher
-from autoprune.orchestration.view import SweepView, state_of
+from autoprune.orchestration.view import SweepView
 from autoprune.pruning.recover import FitPlan
 from tests.sweeps import make_goal, make_space, make_sweep
 from tests.tiny import one_thread, request

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoprune.domain.trial import Failure, Measurement, Observation
-from autoprune.orchestration.view import STATES, SweepView, state_of
+from autoprune.orchestration.history import STATES, state_of
+from autoprune.orchestration.view import SweepView
 
 NOTE_ROWS = 8
 BASELINE_FIRST = ("latency_ms", "macs", "params")

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Observation, Trial
+from autoprune.orchestration.history import state_of
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import (
     live_metrics,
@@ -30,7 +31,7 @@ from autoprune.orchestration.reports.pareto import (
 from autoprune.orchestration.tracking.connection import check_in_place
 from autoprune.orchestration.tracking.entries import Entries, flatten, log_entries, now_ms
 from autoprune.orchestration.tracking.provenance import Provenance
-from autoprune.orchestration.view import SweepView, state_of
+from autoprune.orchestration.view import SweepView
 
 SWEEP, KIND, TRIAL, STATE = "autoprune.sweep", "autoprune.kind", "trial", "state"
 NOTE_LENGTH = 4000
@@ -48,7 +49,7 @@ class SweepRuns:
         self.client, self.sweep_id = client, view.sweep_id
         self.children: dict[int, str] = {}
         self._written: dict[int, str] = {}
-        self._pareto: dict[int, bool] = {}
+        self._pareto: set[int] = set()
         self.experiment_id = find_or_make_experiment(client, view.experiment, root)
         self.parent = self._parent(view)
 
@@ -67,7 +68,8 @@ class SweepRuns:
         for run in self._find(f"tags.`{KIND}` = 'trial'"):
             number, tags = int(run.data.tags[TRIAL]), run.data.tags
             self.children[number] = run.info.run_id
-            self._pareto[number] = tags.get("pareto") == "true"
+            if tags.get("pareto") == "true":
+                self._pareto.add(number)
             if STATE in tags and run.info.status in ("FINISHED", "FAILED"):
                 self._written[number] = tags[STATE]
 
@@ -131,16 +133,17 @@ class SweepRuns:
         status = "FAILED" if isinstance(observation.outcome, Failure) else "FINISHED"
         self.client.set_terminated(run_id, status=status, end_time=ended)
         self._written[number] = _state(observation)
-        self._pareto[number] = number in view.front
+        self._pareto.discard(number)
+        if number in view.front:
+            self._pareto.add(number)
         self.retag(view)
 
     def retag(self, view: SweepView) -> None:
         """Write the `pareto` tag of the children for which it changed."""
-        for number, written in list(self._pareto.items()):
-            wanted = number in view.front
-            if wanted != written and number in self._written:
-                self.client.set_tag(self.children[number], "pareto", str(wanted).lower())
-                self._pareto[number] = wanted
+        wanted = {member.trial.number for member in view.front.members} & self._written.keys()
+        for number in wanted ^ (self._pareto & self._written.keys()):
+            self.client.set_tag(self.children[number], "pareto", str(number in wanted).lower())
+            self._pareto ^= {number}
 
     def live(self, view: SweepView, *, at_ms: int) -> None:
         """The parent's metrics; the step is the number of trials that ended."""

@@ -1,0 +1,66 @@
+"""The logic of sweeps far past one machine: simulated slots, trials and time, all else is real."""
+
+from pathlib import Path
+
+import pytest
+
+from autoprune.domain.ladder import Ladder
+from autoprune.orchestration.folders import view_of
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.proposals import Proposals
+from autoprune.orchestration.record import Asked, read_journal
+from autoprune.orchestration.sweep import Budget, Sweep
+from autoprune.orchestration.view import SweepView
+from autoprune.problems import known_problem
+from autoprune.searchers.random import RandomSearcher
+from tests.simulation import Clock, SimulatedCluster
+
+
+@pytest.mark.parametrize(
+    ("trials", "slots"), [(2_000, 100), pytest.param(100_000, 1_000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("ladder", [None, Ladder((0, 2))], ids=["no ladder", "ladder"])
+def test_no_trial_is_lost_or_run_twice_and_no_slot_is_idle(
+    tmp_path: Path, trials: int, slots: int, ladder: Ladder | None
+) -> None:
+    problem, clock = known_problem("infeasible", 24), Clock()
+    header = {
+        "sweep_id": "s",
+        "experiment": "s",
+        "goal": problem.goal.to_json(),
+        "space": problem.space.to_json(),
+        "baseline": {},
+        "budget": {"trials": trials},
+        "slots": slots,
+        "output": "",
+        "config": None,
+    }
+    with Journal.create(tmp_path / "journal.jsonl", header, timer=clock) as journal:
+        sweep = Sweep(
+            SweepView("s", "s", problem.goal, problem.space, {}, slots=slots),
+            journal,
+            Proposals(RandomSearcher(problem.space, problem.goal, 0), problem.space),
+            budget=Budget(trials=trials),
+            ladder=ladder,
+        )
+        cluster = SimulatedCluster(problem, slots, clock)
+        with sweep.watched():
+            cluster.run(sweep)
+        view = sweep.view
+    assert len(view.observations) == trials
+    assert {o.trial.number for o in view.observations} == set(range(trials))
+    assert view.busy_s == pytest.approx(cluster.busy_s)
+    assert not sweep.running
+    # what a reader of the journal counts anew is what was counted on the way
+    record = read_journal(journal.path)
+    told = view_of(record)
+    assert told.observations == view.observations
+    assert told.counts == view.counts
+    assert told.front.members == view.front.members
+    # while there was something to ask no slot was idle; the front comes to its end afterwards
+    asked_s = max(event.at for event in record.events if isinstance(event, Asked))
+    assert cluster.busy_s >= asked_s * slots
+    if ladder is not None:
+        ended = view.counts["finished"] / (trials - view.counts["failed"])
+        assert ended == pytest.approx(ladder.reduction**-2, rel=0.25)
+        assert all(member.rung is None for member in view.front.members)
