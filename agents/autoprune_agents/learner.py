@@ -29,8 +29,9 @@ class DivergedError(AutopruneError):
 
     def __init__(self, sign: str) -> None:
         super().__init__(
-            f"the agent's learning has diverged ({sign}); what was found so far stays, and a new "
-            "sweep may learn with a lower searcher.learning.options.learning_rate"
+            f"the agent's learning has diverged ({sign}), and does on a resume, too; what was "
+            "found so far stays: begin anew with a lower learning_rate in the searcher's "
+            "learning.options (and a lower actor_learning_rate, where it is set)"
         )
 
 
@@ -102,11 +103,12 @@ class AgentLearner:
     def _trained(self, gradient_steps: int) -> dict[str, float]:
         with _one_thread(), _found_again() if self._global_noise else nullcontext():
             self.model.train(gradient_steps, self.model.batch_size)
+            entropy = self._entropy()
         told = self.model.logger.name_to_value
         names = {"train/critic_loss": "critic_loss", "train/actor_loss": "actor_loss"}
         names |= {"train/ent_coef": "entropy_coefficient"}
         figures = {name: float(told[key]) for key, name in names.items() if key in told}
-        return figures | self._entropy()
+        return figures | entropy
 
     def save(self, path: Path) -> None:
         """Write networks, optimisers and the generator, as tensors and plain containers."""
@@ -192,6 +194,9 @@ def _built(
 def _one_thread() -> Iterator[None]:
     """PyTorch on one thread: several only wait for each other over networks as small as these."""
     before = torch.get_num_threads()
+    if before == 1:  # setting it, also to what it is, empties the cache of oneDNN (torch 2.13)
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield

@@ -111,7 +111,7 @@ def reward_named(reward: str | Reward) -> Reward:
     """A reward by name, or itself. Raises AutopruneError with the near miss."""
     if callable(reward):
         return reward
-    if reward not in REWARDS:
+    if not isinstance(reward, str) or reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)
     return REWARDS[reward]
 

@@ -1,11 +1,11 @@
 """What a sweep's journal says of how it was asked for: its request, its config, its store."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoprune.cli.call import importable
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.orchestration.record import Record
@@ -33,7 +33,7 @@ def config_of(folder: Path, record: Record) -> dict[str, Any]:
 
 def request_of(folder: Path, config: Mapping[str, Any], record: Record) -> SweepRequest:
     """The request of a sweep that exists, with the baseline that it began with."""
-    sys.path[:0] = [path for path in record.header["code_paths"] if path not in sys.path]
+    importable(record.header["code_paths"])
     request = build_request(config, code_paths=record.header["code_paths"])
     return replace(request, baseline=BaselineRequest(checkpoint=str(folder / BASELINE_FILE)))
 

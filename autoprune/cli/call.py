@@ -1,5 +1,6 @@
 """What every command is handed, how it speaks, and the codes it ends with."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,20 @@ def say(console: Console, lines: Iterable[str]) -> None:
     """Print lines as they are: unfolded, and without colours."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def broken_off(error: BaseException, again: str) -> int:
+    """Say why a search ended before its end, and what goes on with it; the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        say(stderr(), [f"autoprune: ended at once; `{again}` goes on"])
+        return INTERRUPTED
+    say(stderr(), [f"autoprune: {error}", f"autoprune: once that is mended, `{again}` goes on"])
+    return BROKE_OFF
+
+
+def importable(places: Iterable[str]) -> None:
+    """Put folders of the user's modules before the import path."""
+    sys.path[:0] = [place for place in places if place not in sys.path]
 
 
 def stderr() -> Console:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off, importable, say, stderr
 from autoprune.cli.sweeps import answer
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, run_contest
@@ -19,6 +19,7 @@ from autoprune.orchestration.reports.contest_page import contest_html
 from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.tracking.contests import publish
 from autoprune.settings.build import tracking_of
+from autoprune.settings.compose import completed
 from autoprune.settings.contests import build_contest, rebuild_contest
 
 PAGE_FILE = "compare.html"
@@ -42,17 +43,10 @@ def compare(call: Call) -> int:
             on_start=begun.append,
             on_entry=lambda contest: _tell(call, contest),
         )
-    except AutopruneError as error:
+    except (AutopruneError, KeyboardInterrupt) as error:
         if not begun:
             raise
-        again = f"once that is mended, `{_resume(begun[0])}` goes on"
-        say(stderr(), [f"autoprune: {error}", f"autoprune: {again}"])
-        return BROKE_OFF
-    except KeyboardInterrupt:
-        if not begun:
-            raise
-        say(stderr(), [f"autoprune: ended at once; `{_resume(begun[0])}` goes on"])
-        return INTERRUPTED
+        return broken_off(error, _resume(begun[0]))
     replace_text(folder / PAGE_FILE, contest_html(contest))
     assert request.sweep.config is not None, "it was built from one"
     _publish(request.sweep.config, contest, folder)
@@ -79,7 +73,8 @@ def _asked(call: Call) -> tuple[ContestRequest, Path | None]:
         raise AutopruneError(
             f"{folder.name} was started from Python, where its model and task are; go on there"
         )
-    began = {**origin.config, "output": str(folder.parent)}
+    importable(origin.code_paths)
+    began = {**completed(origin.config), "output": str(folder.parent)}
     return rebuild_contest(began, code_paths=origin.code_paths), folder
 
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, importable, say, stderr
 from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.reports.console import stdout
@@ -69,7 +69,7 @@ Commands:
 
 Exit codes:
   0    done
-  1    a sweep broke off (`autoprune resume` goes on), or autoprune itself is at fault
+  1    a sweep or a comparison broke off (what it printed goes on), or autoprune is at fault
   2    something to mend before anything was started
   3    a promotion whose proof failed; nothing was moved
   130  interrupted; `autoprune resume` goes on with a sweep that had begun
@@ -118,7 +118,7 @@ def _dispatch(words: list[str]) -> int:
     _check_flags(name, flags)
     config = plain(compose_config(config_name, overrides, config_dir=config_dir))
     code_paths = tuple(str(Path(place).resolve()) for place in (".", config_dir) if place)
-    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    importable(code_paths)
     call = Call(
         config,
         console=stdout(),

@@ -1,11 +1,10 @@
 """`autoprune measure`."""
 
 import json
-import sys
 from pathlib import Path
 
 from autoprune.cli.again import config_of
-from autoprune.cli.call import DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.call import DONE, INTERRUPTED, Call, importable, say, stderr
 from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.orchestration.artifacts import MODEL_FOLDER
 from autoprune.orchestration.baseline import MODEL_URI_SCHEMES
@@ -57,7 +56,7 @@ def _asked(call: Call) -> MeasureCommand:
         record = read_journal(sweep / JOURNAL_FILE)
         if record.header["config"] is not None:
             config = config_of(sweep, record)
-        sys.path[:0] = [path for path in record.header["code_paths"] if path not in sys.path]
+        importable(record.header["code_paths"])
     return MeasureCommand(
         call.config,
         candidate,

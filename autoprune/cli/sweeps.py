@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cli.again import config_of, request_of
-from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
+from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Launched, Listeners, launch
@@ -56,18 +56,10 @@ def _run(
                 on_point=lambda point, done, of: call.say(point_line(point, main, done, of)),
             ),
         )
-    except AutopruneError as error:
+    except (AutopruneError, KeyboardInterrupt) as error:
         if watcher.started is None:
             raise
-        hint = watcher.started.command("resume")
-        say(stderr(), [f"autoprune: {error}", f"autoprune: once that is mended, `{hint}` goes on"])
-        return BROKE_OFF
-    except KeyboardInterrupt:
-        if watcher.started is None:
-            raise
-        hint = watcher.started.command("resume")
-        say(stderr(), [f"autoprune: ended at once; `{hint}` goes on"])
-        return INTERRUPTED
+        return broken_off(error, watcher.started.command("resume"))
     return _show_end(call, launched)
 
 

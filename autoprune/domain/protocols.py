@@ -74,7 +74,7 @@ class BeginsBlind(Protocol):
 
     @property
     def blind(self) -> int:
-        """How many; a budget of no more tells nothing of it."""
+        """How many, whoever proposed them; a budget of no more tells nothing of it."""
         ...
 
 

@@ -19,6 +19,7 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -29,12 +30,14 @@ class Background:
         **named: Arguments.kwargs,
     ) -> Future[Found]:
         """Have a call carried out after all those before it."""
+        assert not self._closed, "it has come to its end"
         future: Future[Found] = Future()
         self._calls.put((future, lambda: call(*arguments, **named)))
         return future
 
     def close(self, *, wait: bool) -> None:
         """Come to an end: with `wait` after all calls, else as soon as the present one is over."""
+        self._closed = True
         if not wait:
             self._cancel()
         self._calls.put(None)

@@ -28,9 +28,9 @@ STEPS = 3
 class Forecast:
     """Seconds of the baseline's training, of the profile, of one trial, and of all trials.
 
-    `baseline_s` is 0 where nothing is to be trained, `profile_s` where there is to be no profile
-    (one of an earlier sweep is found again); `sweep_s` is None without a bound on trials or
-    time. On a ladder a trial gets the mean number of epochs. Pruned networks are taken to be as
+    `baseline_s` is 0 where nothing is to be trained, `profile_s` where no profile is wanted (what
+    an earlier one measured counts as if measured anew); `sweep_s` is None without a bound on trials
+    or time. On a ladder a trial gets the mean number of epochs. Pruned networks are taken to be as
     slow as the unpruned one, and slots not to slow each other: the first makes it too long, the
     second too short. Starting workers is left out.
     """
@@ -58,9 +58,8 @@ def forecast(request: SweepRequest, space: SearchSpace) -> Forecast | None:
     unpruned = portable(model)
     twin = copy.deepcopy(unpruned)
     measure_s = _seconds(lambda: request.meter.measure(twin, unpruned, task.example()))
-    epochs: float = max((plan.epochs for plan in request.recoveries.values()), default=0)
-    if request.ladder is not None:
-        epochs = request.ladder.mean_epochs(int(epochs))
+    top = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    epochs = float(top) if request.ladder is None else request.ladder.mean_epochs(top)
     cheap = request.limits.recalibration_batches + request.limits.importance_batches
     points = sum(len(profile_widths(axis)) for axis in space.axes) if request.profile else 0
     # judged after the cheap stages, after every epoch, and at the end

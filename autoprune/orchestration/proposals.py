@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -44,11 +45,11 @@ def _blamed(searcher: Searcher, doing: str) -> Iterator[None]:
         raise
     except Exception as error:  # code of a user's may raise anything
         places = traceback.extract_tb(error.__traceback__)
-        own = [place for place in places if "site-packages" not in place.filename]
-        place = (own or places)[-1]
+        home = getattr(sys.modules.get(type(searcher).__module__), "__file__", None)
+        place = ([place for place in places if place.filename == home] or places)[-1]
         raise AutopruneError(
             f"the searcher {type(searcher).__name__}, {doing}, raised {type(error).__name__}: "
-            f"{first_line(error)} ({place.filename}, line {place.lineno})"
+            f"{first_line(error)} ({place.filename}, line {place.lineno}); mend it there"
         ) from error
 
 
@@ -113,8 +114,8 @@ class Proposals:
         """Bring a new searcher to where a journal ends, from its saved state where there is one.
 
         What it once proposed is told to it whatever it proposes now: other versions or another
-        processor can make a difference of one bit that decides. Only of a `Stateful` one, which
-        is not deterministic across machines, is that no fault. Raises ReplayError where a state
+        processor can make a difference of one bit that decides. `fault` tells of that, except of a
+        `Stateful` searcher, which may differ across machines. Raises ReplayError where a state
         cannot be restored.
         """
         asked, heard = self._restored(sum(isinstance(event, Told) for event in events))
@@ -215,7 +216,7 @@ class Proposals:
             self.fault = ""
 
     def _restored(self, outcomes: int) -> tuple[int, int]:
-        """How many asks, and of `outcomes` how many, the restored state has behind it."""
+        """How many asks and outcomes the restored state has behind it, of `outcomes` in all."""
         found = [] if self._states is None else saved_states(self._states)
         if not isinstance(self.searcher, Stateful) or not found:
             return 0, 0
@@ -223,7 +224,9 @@ class Proposals:
         try:
             counts = json.loads((place / COUNTS_FILE).read_text())
             if counts["told"] > outcomes:
-                raise ValueError(f"it has heard of {counts['told']} outcomes, of {outcomes}")
+                raise ValueError(
+                    f"it has heard of {counts['told']} outcomes, and the journal holds {outcomes}"
+                )
             self.searcher.load(place)
             self._look_at_curves()
             self._last = None if counts["last"] is None else Trial.from_json(counts["last"])

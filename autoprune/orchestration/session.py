@@ -78,7 +78,8 @@ class Prepared:
 class SweepResult:
     """A sweep that ended: its folder, its last view, and whether the budget was used up.
 
-    `lost` tells of a torn line that a resume cut off its journal, and of what could not be saved;
+    `lost` tells of a torn line that a resume cut off its journal, of a replay that came out
+    differently, and of what could not be saved;
     `doubts` of what the sweep found that speaks against its own settings. `interrupted` tells
     whether the user wanted it to end, whether or not it came to its own end then.
     """
@@ -196,14 +197,17 @@ def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) 
                 f"{folder}: the network's weights are not those this sweep began with, which are "
                 f"in {BASELINE_FILE} there; resume with them"
             )
-        _check_goal(folder, view.goal, prepared.goal)
+        check_goal(folder, view.goal, prepared.goal)
         _check_conditions(folder, journal.header["conditions"], prepared.request.conditions)
         journal.change_budget(asdict(prepared.request.budget))
         return _run(prepared, view, journal, watchers)
 
 
-def _check_goal(folder: Path, began: Goal, now: Goal) -> None:
-    """The reference point is the journal's; what is searched for must be the same."""
+def check_goal(folder: Path, began: Goal, now: Goal) -> None:
+    """Raise AutopruneError unless the same is searched for as in the beginning.
+
+    The reference point may differ: it stays the one that was begun with.
+    """
     before, after = ([*goal.objectives, *goal.constraints] for goal in (began, now))
     if before != after:
         raise AutopruneError(

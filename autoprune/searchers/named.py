@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError, first_line, unknown
 from autoprune.domain.objective import Goal
 from autoprune.domain.profile import Profile
 from autoprune.domain.protocols import Searcher
@@ -51,10 +51,18 @@ def build_searcher(
 ) -> Searcher:
     """What `factory` builds; it is handed the profile only where it takes one.
 
-    Raises AutopruneError where that is no searcher.
+    Raises AutopruneError where that is no searcher, or where it cannot be built.
     """
-    known = {"profile": profile} if takes_profile(factory) else {}
-    found = factory(space, goal, seed, **known)
+    try:
+        known = {"profile": profile} if takes_profile(factory) else {}
+        found = factory(space, goal, seed, **known)
+    except AutopruneError:
+        raise
+    except Exception as error:  # code of a user's may raise anything
+        raise AutopruneError(
+            f"the searcher cannot be built ({type(error).__name__}: {first_line(error)}); its "
+            "factory is called with space, goal and seed: mend it, or its arguments"
+        ) from error
     missing = [name for name in ("ask", "tell") if not callable(getattr(found, name, None))]
     if missing:
         raise AutopruneError(

@@ -1,6 +1,5 @@
 """From a composed config to what is asked of a contest."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,8 @@ def build_contest(
     """What a plain config of `autoprune compare` asks for; `given` are the keys that a user set.
 
     The request's own config holds the options of its searchers as they are now, too: see
-    `rebuild_contest`. Raises FaultsError with every fault of every section.
+    `rebuild_contest`. Raises AutopruneError for wrong names, then FaultsError with every fault of
+    every section.
     """
     faults = Faults()
     names = config["searchers"]
@@ -36,18 +36,12 @@ def build_contest(
     faults.of(lambda: check_ranges("", config, {"seeds": ONE_OR_MORE}))
     faults.of(lambda: _check_names(names, config_dir))
     faults.check()
-    options = faults.of(lambda: {name: _option(name, config_dir) for name in names})
-    faults.check()
-    return _contest({**config, "entrants": options}, code_paths)
+    options = {name: _option(name, config_dir) for name in names}
+    return rebuild_contest({**config, "entrants": options}, code_paths=code_paths)
 
 
 def rebuild_contest(config: Mapping[str, Any], *, code_paths: Sequence[str]) -> ContestRequest:
     """What was asked for by the config of the request that a contest began with."""
-    sys.path[:0] = [path for path in code_paths if path not in sys.path]
-    return _contest(config, code_paths)
-
-
-def _contest(config: Mapping[str, Any], code_paths: Sequence[str]) -> ContestRequest:
     faults = Faults()
     profile, options = config["profile"], config["entrants"].items()
     entrants = faults.of(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import moocore
 import numpy as np
@@ -74,12 +74,6 @@ class Errors:
 
     median_error: float
     max_error: float
-
-    @classmethod
-    def of(cls, speedups: Sequence[float], truths: Sequence[float]) -> Self:
-        """By speedups and truths of the same networks."""
-        errors = [abs(s / truth - 1) for s, truth in zip(speedups, truths, strict=True)]
-        return cls(statistics.median(errors), max(errors))
 
 
 @dataclass(frozen=True)
@@ -179,11 +173,17 @@ def truths_of(networks: Sequence[nn.Module], baseline: nn.Module) -> list[float]
     return [statistics.median(ratios) for ratios in zip(*rounds, strict=True)]
 
 
+def errors_of(speedups: Sequence[float], truths: Sequence[float]) -> Errors:
+    """By speedups and truths of the same networks."""
+    errors = [abs(s / truth - 1) for s, truth in zip(speedups, truths, strict=True)]
+    return Errors(statistics.median(errors), max(errors))
+
+
 def figures(search: Search, truths: Sequence[float], accuracy: float) -> Figures:
     """What a search told, held against the truth."""
     accuracies, speedups = [t.accuracy for t in search.told], [t.speedup for t in search.told]
     return Figures(
-        **asdict(Errors.of(speedups, truths)),
+        **asdict(errors_of(speedups, truths)),
         hypervolume_told=hypervolume(accuracies, speedups, accuracy),
         hypervolume_true=hypervolume(accuracies, truths, accuracy),
         utilisation=search.utilisation,
@@ -220,7 +220,7 @@ def main() -> None:
     found: dict[str, Errors] = {
         "autoprune": figures(search, truths, accuracy),
         "stock": figures(stock, stock_truths, accuracy),
-        "idle_again": Errors.of(again, truths),
+        "idle_again": errors_of(again, truths),
     }
     print(f"{'':<18}{''.join(f'{name:>12}' for name in found)}")
     for name in Figures.__dataclass_fields__:

@@ -39,6 +39,7 @@ def contest(entries: list[Entry]) -> Contest:
         searchers=SEARCHERS,
         seeds=SEEDS,
         device="a machine",
+        network="0",
         entries=tuple(entries),
     )
 

@@ -282,6 +282,7 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"measure_s": "1"}, "measure_s is '1'; give a number of seconds"),
         ({"batch_sizes": [True]}, "batch_sizes is \\[True\\]; give a list of whole numbers"),
         ({"inline": 1, "name": 3}, "inline is 1; give True(.|\n)*name is 3; give a text"),
+        ({"searcher": lambda: 3}, "the searcher cannot be built \\(TypeError: .*; its factory is"),
         ({"searcher": lambda *_: 3}, "the searcher is a int without ask, tell"),
         ({"searcher": None}, "the searcher is None; give a name, or what builds one"),
     ],

@@ -21,6 +21,7 @@ from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.reports.contest_page import contest_html
+from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.orchestration.view import SweepView
 from autoprune.pruning.recover import FitPlan
@@ -197,6 +198,14 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     other = asked(tmp_path, recoveries={"none": FitPlan(epochs=1)}, budget=Budget(trials=1))
     with pytest.raises(ValueError, match=r"conditions was .*; go on with what it began with"):
         run_contest(other, folder=folder)
+    retrained = asked(
+        tmp_path, baseline=BaselineRequest(plan=FitPlan(epochs=2)), budget=Budget(trials=1)
+    )
+    with pytest.raises(ValueError, match=r"weights are not those that this contest began with"):
+        run_contest(retrained, folder=folder)
+    aims = asked(tmp_path, goal=GoalRequest(("main", "size_mb")), budget=Budget(trials=1))
+    with pytest.raises(ValueError, match=r"goal was .*min params and is .*min size_mb"):
+        run_contest(aims, folder=folder)
     with pytest.raises(ValueError, match=r"budget was .*; go on with what it began with"):
         run_contest(asked(tmp_path, budget=Budget(trials=2)), folder=folder)
     with pytest.raises(ValueError, match=r"no contest 'x' in .*; there are: tiny-compare-"):
@@ -214,7 +223,7 @@ def test_a_budget_that_no_searcher_can_use_is_told(tmp_path: Path) -> None:
     few = asked(tmp_path, budget=Budget(trials=1))
     run_contest(few, listeners=listeners)
     assert [line.split(":")[0] for line in told] == ["budget.trials is 1"] * 2
-    assert "1 are the ratios of uniform_first, and nsga2 draws 10 more before" in told[1]
+    assert "and the first 10 trials of nsga2 build on no outcome (1 of them are" in told[1]
 
 
 def test_a_damaged_profile_is_said(tmp_path: Path) -> None:
@@ -249,6 +258,10 @@ def test_a_contest_goes_on_with_the_searchers_it_began_with(
         patch.setattr(Journal, "append_told", full)
         assert main(["compare", *words]) == 1
     assert "once that is mended, `autoprune compare resume=digits_mlp-c" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append_told", Mock(side_effect=KeyboardInterrupt))
+        assert main(["compare", "resume=latest", f"output={tmp_path}/out"]) == 130
+    assert "ended at once; `autoprune compare resume=digits_mlp-c" in capsys.readouterr().err
     option.write_text(MINE.format("NoSuchSearcher"))
     assert main(["compare", "resume=latest", f"output={tmp_path}/out"]) == 0
     (folder,) = tmp_path.glob("out/*compare*")
@@ -258,6 +271,9 @@ def test_a_contest_goes_on_with_the_searchers_it_began_with(
     (folder / "config.json").write_text("{")
     assert main(["compare", "resume=latest", f"output={tmp_path}/out"]) == 2
     assert "config.json is not as it was written" in capsys.readouterr().err
+    (folder / "config.json").unlink()
+    assert main(["compare", "resume=latest", f"output={tmp_path}/out"]) == 2
+    assert "was started from Python, where its model and task are; go on" in capsys.readouterr().err
 
 
 def test_a_profile_by_the_command() -> None:

@@ -106,10 +106,10 @@ def test_a_machine_whose_own_speed_moved_is_told_of() -> None:
     assert isinstance(measured.outcome, Measurement)
     assert measured.outcome.speedup is not None
 
-    def shown_with(baseline_ms: float, **place: str) -> str:
+    def shown_with(baseline_ms: float, *, device: str = "cpu", **place: str) -> str:
         assert isinstance(measured.outcome, Measurement)
         assert measured.outcome.speedup is not None
-        speedup = replace(measured.outcome.speedup, baseline_ms=baseline_ms)
+        speedup = replace(measured.outcome.speedup, baseline_ms=baseline_ms, device=device)
         slower = replace(measured, outcome=replace(measured.outcome, speedup=speedup), **place)
         on = console()
         others = [slower if o == measured else o for o in view.observations]
@@ -121,6 +121,7 @@ def test_a_machine_whose_own_speed_moved_is_told_of() -> None:
     assert told in shown_with(1.3 * took_ms)
     assert "moved" not in shown_with(1.1 * took_ms)
     assert "moved" not in shown_with(1.3 * took_ms, host="another")
+    assert "moved" not in shown_with(1.3 * took_ms, device="another")
 
 
 def test_the_front_is_shown_with_its_baseline_and_what_the_search_gained() -> None:

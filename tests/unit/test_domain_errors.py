@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Axis(GROUP, 9, 15),
         "no multiple of its step 8 lies in 9..15 of 64 units; widen the bounds or lower the step",
     ),
+    "spec pairs": (lambda: PruningSpec(None), "a spec keeps pairs of a group and its units"),
     "spec order": (
         lambda: PruningSpec((("b", 1), ("a", 1))),
         "names each group once, in sorted order, got ['b', 'a']; use PruningSpec.of",

@@ -233,7 +233,7 @@ def test_a_state_that_knows_more_than_the_journal_is_refused(tmp_path: Path) -> 
     with proposing(Keeps(), folder=tmp_path) as proposals:
         proposals.replay(events("ask 0", "tell 0", "ask 1", "tell 1"))
     again = Proposals(Keeps(), SPACE, folder=tmp_path)
-    with pytest.raises(ReplayError, match=r"has heard of 2 outcomes, of 1\); delete that"):
+    with pytest.raises(ReplayError, match=r"heard of 2 outcomes, and the journal holds 1\); del"):
         again.replay(events("ask 0", "tell 0"))
 
 

@@ -29,10 +29,17 @@ from autoprune.orchestration.folders import (
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_goal
 from autoprune.orchestration.profile_file import read_profile, write_profile
-from autoprune.orchestration.profiling import with_profile
+from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
+from autoprune.orchestration.session import (
+    Prepared,
+    SweepResult,
+    check_goal,
+    prepare,
+    resume,
+    start,
+)
 from autoprune.orchestration.sweep import Watcher
 from autoprune.searchers.named import AnyFactory, build_searcher
 from autoprune.searchers.uniform import UniformSearcher
@@ -105,6 +112,8 @@ def run_contest(
         doubts = _check(request)
         prepared = prepare(asked, report=listeners.on_epoch)
         prepared = replace(prepared, doubts=(*prepared.doubts, *doubts))
+        if begun is not None and folder is not None:
+            _check_network(begun, prepared, folder)
         if listeners.on_prepared is not None:
             listeners.on_prepared(prepared)
         if folder is None:
@@ -155,14 +164,15 @@ def _check(request: ContestRequest) -> list[str]:
 
 
 def _unlearnt(name: str, searcher: Searcher, asked: SweepRequest) -> list[str]:
-    """Whether a budget ends before a searcher has proposed anything that it could build."""
+    """Whether a budget ends before a searcher has proposed anything that builds on an outcome."""
     trials, given = asked.budget.trials, len(asked.uniform_first)
-    blind = searcher.blind if isinstance(searcher, BeginsBlind) else 0
-    if trials is None or isinstance(searcher, UniformSearcher) or trials > given + blind:
+    blind = max(given, searcher.blind if isinstance(searcher, BeginsBlind) else 0)
+    if trials is None or isinstance(searcher, UniformSearcher) or trials > blind:
         return []
     return [
-        f"budget.trials is {trials}: {given} are the ratios of uniform_first, and {name} draws "
-        f"{blind} more before it builds on any outcome; what it comes to says nothing of it"
+        f"budget.trials is {trials}, and the first {blind} trials of {name} build on no outcome "
+        f"({given} of them are the ratios of uniform_first): what it comes to says nothing of it; "
+        "raise budget.trials"
     ]
 
 
@@ -176,12 +186,22 @@ def _check_same(request: ContestRequest, begun: Contest, folder: Path) -> None:
             )
 
 
+def _check_network(begun: Contest, prepared: Prepared, folder: Path) -> None:
+    if begun.network != prepared.baseline.digest:
+        raise AutopruneError(
+            f"{folder}: the network's weights are not those that this contest began with, so its "
+            "searches would not compare; go on with them, or start a new contest"
+        )
+    check_goal(folder, begun.goal, prepared.goal)
+
+
 def _new(request: ContestRequest, prepared: Prepared, folder: Path) -> Contest:
     return Contest(
         name=folder.name,
         goal=prepared.goal,
         baseline=dict(prepared.metrics),
         device=prepared.speed.device,
+        network=prepared.baseline.digest,
         **request.facts,
     )
 
@@ -201,8 +221,7 @@ def _profiled(
     file = folder / PROFILE_FILE
     profile = read_profile(file, without="the network is profiled anew")
     if profile is None:
-        profile = with_profile(prepared, report=listeners.on_point).profile
-        assert profile is not None
+        profile = profile_network(prepared, checks=0, report=listeners.on_point).profile
         write_profile(profile, file)
     seconds = sum(point.seconds for point in profile.points)
     return replace(prepared, profile=profile), replace(contest, profile_s=seconds)

@@ -78,8 +78,8 @@ class Contest:
     """Searchers on one network, budget, ladder and meter, and the searches that have ended.
 
     `baseline` holds the unpruned network's metrics, `budget` its limits by name, and `conditions`
-    what else outcomes depend on. Those of `profiled` were handed a profile; it took `profile_s`,
-    which their seconds count.
+    what else outcomes depend on; `network` is the digest of its weights. Those of `profiled` were
+    handed a profile; it took `profile_s`, which their seconds count.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Contest:
     searchers: tuple[str, ...]
     seeds: tuple[int, ...]
     device: str
+    network: str
     conditions: Mapping[str, str] = field(default_factory=dict)
     profiled: tuple[str, ...] = ()
     profile_s: float = 0.0
@@ -149,7 +150,7 @@ class Contest:
         )
 
 
-FACTS = ("name", "baseline", "budget", "device", "conditions", "profile_s")
+FACTS = ("name", "baseline", "budget", "device", "network", "conditions", "profile_s")
 
 
 def read_contest(folder: Path) -> Contest:

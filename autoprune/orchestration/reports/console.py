@@ -210,11 +210,13 @@ def _of_two_kinds(view: SweepView) -> str:
 
 def _drifted(view: SweepView) -> str:
     """Whether a machine's own speed moved so far that its trials compare less than they seem to."""
-    by_host: dict[str, list[float]] = {}
+    by_machine: dict[tuple[str, str], list[float]] = {}
     for o in view.observations:
         if isinstance(o.outcome, Measurement) and o.outcome.speedup is not None:
-            by_host.setdefault(o.host, []).append(o.outcome.speedup.baseline_ms)
-    ranges = [(min(took_ms), max(took_ms)) for took_ms in by_host.values()]
+            # a bench is another machine than the trial's own
+            machine = (o.host, o.outcome.speedup.device)
+            by_machine.setdefault(machine, []).append(o.outcome.speedup.baseline_ms)
+    ranges = [(min(took_ms), max(took_ms)) for took_ms in by_machine.values()]
     least_ms, most_ms = max(ranges, key=lambda ends: ends[1] / ends[0], default=(1.0, 1.0))
     if most_ms < DRIFT * least_ms:
         return ""

@@ -1,7 +1,6 @@
 """What is believed of every metric that a goal names, learnt from trials and from a profile.
 
-Axis legend: N = networks, Q = quantities, T = trials, K = terms, G = groups, D = dimensions,
-S = smooth curves of a group.
+Axis legend: N = networks, Q = quantities, T = trials, K = terms, D = dimensions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ class Told:
     """A trial that was told of: its levels, and its metrics where it gave any.
 
     `complete` tells whether it went through every stage, else quality was not recovered;
-    `feasible` whether it breaks no constraint either.
+    `feasible` whether it has broken no constraint so far, also where it paused on the ladder.
     """
 
     levels_D: Levels  # noqa: N815
@@ -167,7 +166,7 @@ class Model:
         terms = self._terms[amounts.family]
         amount_T = amounts.of(values_T)  # noqa: N806
         chosen_T = _useful(amount_T)[: MOST - len(profiled.values_T)]  # noqa: N806
-        levels_TD = np.array([trials[at].levels_D for at in chosen_T], dtype=np.int64)  # noqa: N806
+        levels_TD = np.array([trials[place].levels_D for place in chosen_T], dtype=np.int64)  # noqa: N806
         tried = self._lattice.networks(levels_TD.reshape(-1, len(self._lattice.counts_D)))
         amount_T = np.append(amount_T[chosen_T], amounts.of(profiled.values_T))  # noqa: N806
         terms_TK = np.vstack([terms.of(tried), terms.of(profiled.networks)])  # noqa: N806

@@ -1,6 +1,6 @@
 """The searcher: what is asked next.
 
-Axis legend: N = networks, D = dimensions of the space, M = objectives.
+Axis legend: N = networks, D = dimensions of the space, G = groups, M = objectives, Q = quantities.
 """
 
 import moocore
@@ -42,7 +42,7 @@ class FrontierSearcher:
       trials counted as if they were done, times its chance not to fail (`failures`).
     - A trial that a constraint ended early, or that paused on the ladder, tells of costs alone:
       its quality was not recovered.
-      Networks that are thought to break a constraint gain nothing. Where nothing gains, the one
+    - Networks that are thought to break a constraint gain nothing. Where nothing gains, the one
       nearest to the constraints and to the reference is proposed.
     - What is told of a trial last takes the place of what was told of it before. Nothing is
       proposed twice before the space is used up.
@@ -60,6 +60,11 @@ class FrontierSearcher:
         self._running: dict[int, Levels] = {}
         self._seen: set[PruningSpec] = set()
         self._believed: tuple[list[Known], Failures] | None = None
+
+    @property
+    def blind(self) -> int:
+        """Until it has heard of so many all groups keep about the same."""
+        return FIRST
 
     def ask(self, number: int) -> PruningSpec:
         """Propose trial `number`."""
@@ -111,8 +116,10 @@ class FrontierSearcher:
         bases_ND = front_ND if len(front_ND) else self._levels()  # noqa: N806
         starts_ND = bases_ND[rng.integers(len(bases_ND), size=STARTS)]  # noqa: N806
         found_ND = descended(self._lattice, starts_ND, draw.tables, rng)  # noqa: N806
-        gain_N = self._gains(front_ND, found_ND, draw) * failures.passing(found_ND)  # noqa: N806
-        order = np.lexsort((draw.short(found_ND), self._violation(found_ND, draw), -gain_N))
+        violation_N = self._violation(found_ND, draw)  # noqa: N806
+        gain_N = np.where(violation_N == 0.0, self._gains(front_ND, found_ND, draw), 0.0)  # noqa: N806
+        gain_N *= failures.passing(found_ND)  # noqa: N806
+        order = np.lexsort((draw.short(found_ND), violation_N, -gain_N))
         specs = (self._lattice.spec(found_ND[at]) for at in order)
         new = next((spec for spec in specs if spec not in self._seen), None)
         return new or self._lattice.spec(found_ND[order[0]])
@@ -147,13 +154,13 @@ class FrontierSearcher:
         return np.asarray(sign_M * (values_NM - np.array(self._goal.reference)))
 
     def _gains(self, front_ND: Levels, found_ND: Levels, draw: Draw) -> Array:  # noqa: N803
-        """The hypervolume that the front gains by each network found; 0 for infeasible ones."""
+        """The hypervolume that the front gains by each network found."""
         volume = moocore.Hypervolume(ref=np.zeros(len(self._goal.objectives)), maximise=True)
         front_NM = self._points(draw.values(front_ND))  # noqa: N806
         found_NM = self._points(draw.values(found_ND))  # noqa: N806
         with_each = [volume(np.vstack([front_NM, point_M])) for point_M in found_NM]
-        feasible_N = self._violation(found_ND, draw) == 0.0  # noqa: N806
-        return np.where(feasible_N, np.array(with_each) - volume(front_NM), 0.0)
+        gained_N: Array = np.array(with_each) - volume(front_NM)  # noqa: N806
+        return gained_N
 
     def _violation(self, levels_ND: Levels, draw: Draw) -> Array:  # noqa: N803
         """How far networks break constraints, in shares of their bounds, of shape (N,)."""
