@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,22 @@ class Faulty(Blobs):
         if not torch.is_grad_enabled():
             return value
         fault = self._fault(model)
-        if fault == "kill":
+        if fault in ("kill", "kill once", "hang"):
             assert os.getpid() != self.driver
-            os.kill(os.getpid(), signal.SIGKILL)
+            return value * self._struck(fault, model)
         if isinstance(fault, Exception):
             raise fault
         return value * (1.0 if fault is None else fault)
+
+    def _struck(self, fault: str, model: nn.Module) -> float:
+        struck = self.folder / f"{_widths(model)}.struck"
+        if fault == "kill once" and struck.exists():
+            return 1.0
+        struck.touch()
+        while fault == "hang":
+            time.sleep(60)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("nobody survives that")
 
     def _fault(self, model: nn.Module) -> Any:
         """The fault of the trial that this network, by its widths, is the first training of."""

@@ -33,6 +33,7 @@ class Cause(StrEnum):
     TIME_LIMIT = "time limit"
     RUNTIME = "runtime"
     WORKER_LOST = "worker lost"
+    PREEMPTED = "preempted"
     ERROR = "error"
 
 
@@ -184,6 +185,15 @@ class Failure:
     cause: Cause
     reason: str
 
+    def to_json(self) -> dict[str, str]:
+        """Plain JSON types; `from_json` is the inverse."""
+        return {"stage": self.stage.value, "cause": self.cause.value, "reason": self.reason}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a failure from `to_json`."""
+        return cls(Stage(data["stage"]), Cause(data["cause"]), data["reason"])
+
 
 Outcome = Measurement | Failure
 
@@ -208,13 +218,7 @@ class Observation:
             case Measurement() as measurement:
                 outcome: dict[str, Any] = {"measurement": measurement.to_json()}
             case Failure() as failure:
-                outcome = {
-                    "failure": {
-                        "stage": failure.stage.value,
-                        "cause": failure.cause.value,
-                        "reason": failure.reason,
-                    }
-                }
+                outcome = {"failure": failure.to_json()}
         return {
             "trial": self.trial.to_json(),
             **outcome,
@@ -230,8 +234,7 @@ class Observation:
         if "measurement" in data:
             outcome = Measurement.from_json(data["measurement"])
         else:
-            failed = data["failure"]
-            outcome = Failure(Stage(failed["stage"]), Cause(failed["cause"]), failed["reason"])
+            outcome = Failure.from_json(data["failure"])
         trial = Trial.from_json(data["trial"])
         return cls(
             trial,

@@ -4,6 +4,7 @@ import fcntl
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -13,7 +14,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import SearchSpace
 from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.record import Record, last_told, read_header
+from autoprune.orchestration.record import Lost, Record, last_told, read_header
 from autoprune.orchestration.view import SweepView
 
 DEFAULT_OUTPUT = "outputs"
@@ -125,6 +126,7 @@ def view_of(record: Record | Journal) -> SweepView:
         observations=observations,
         trials=record.budget["trials"],
         slots=header["slots"],
+        lost=Counter(str(event.failure.cause) for event in events if isinstance(event, Lost)),
         search_s=events[-1].at - events[0].at if events else 0.0,
         busy_s=sum(observation.seconds for observation in observations),
         output=header["output"],

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from autoprune.domain.trial import Observation, Trial
+from autoprune.domain.trial import Failure, Observation, Trial
 from autoprune.orchestration.record import (
     VERSION,
     Asked,
@@ -19,6 +19,7 @@ from autoprune.orchestration.record import (
     FaultError,
     JournalError,
     Ledger,
+    Lost,
     Record,
     Told,
     budget_of,
@@ -99,7 +100,7 @@ class Journal:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Every ask and tell so far, in order."""
+        """Every ask, tell and loss so far, in order."""
         return tuple(self._ledger.events)
 
     def clock(self) -> float:
@@ -123,6 +124,16 @@ class Journal:
         event = Told(observation, self.clock())
         told = {"event": "tell", "at": event.at, "observation": observation.to_json()}
         self._write(event, told)
+        return event
+
+    def append_lost(self, trial: Trial, failure: Failure) -> Lost:
+        """Write that `trial` is to be run again, since it was lost with its worker.
+
+        Raises JournalError unless it was asked and has not come to its end.
+        """
+        event = Lost(trial.number, failure, self.clock())
+        lost = {"event": "lost", "at": event.at, "trial": trial.number}
+        self._write(event, {**lost, "failure": failure.to_json()})
         return event
 
     def change_budget(self, budget: Mapping[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """What a journal's lines say, and the rules they keep: reading needs no lock and changes nothing.
 
-The first line is the header, then come asks and tells in the order they happened, and the budget
-wherever a resume changed it. Each line is one JSON object with the CRC-32 of the rest of it, so
-that a flipped bit inside a number is noticed too. A crash can only tear the last line: each one
-is written at the end of the file and synced before the next one starts: a line without its newline
-never counted. Anything else that is wrong is refused, by file and line.
+The first line is the header, then come asks, tells and losses in the order they happened, and the
+budget wherever a resume changed it. Each line is one JSON object with the CRC-32 of the rest of
+it, so that a flipped bit inside a number is noticed too. A crash can only tear the last line: each
+one is written at the end of the file and synced before the next one starts: a line without its
+newline never counted. Anything else that is wrong is refused, by file and line.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Observation, Trial, latest
+from autoprune.domain.trial import Failure, Observation, Trial, latest
 
 VERSION = 1
 
@@ -45,7 +45,16 @@ class Told:
     at: float
 
 
-Event = Asked | Told
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A trial was lost with its worker, `at` seconds into the sweep, and is to be run again."""
+
+    number: int
+    failure: Failure
+    at: float
+
+
+Event = Asked | Told | Lost
 
 
 @dataclass(frozen=True)
@@ -136,13 +145,14 @@ def _damaged(path: Path, number: int, fault: Exception) -> JournalError:
     )
 
 
-def as_searched(events: Sequence[Event]) -> Iterator[Event]:
-    """The events in the order in which the searcher was asked and told."""
+def as_searched(events: Sequence[Event]) -> Iterator[Asked | Told]:
+    """The asks and tells in the order in which the searcher heard of them."""
     told = [event for event in events if isinstance(event, Told)]
     seen = heard = 0
     for event in events:
         if isinstance(event, Told):
             seen += 1
+        if not isinstance(event, Asked):
             continue
         until = seen if event.heard is None else event.heard
         yield from told[heard:until]
@@ -163,7 +173,8 @@ class FaultError(Exception):
 class Ledger:
     """The rules between events: a number is asked once, then told, as it was asked.
 
-    It is told once, or from rung to rung of the ladder upwards, and at its end for good.
+    It is told once, or from rung to rung of the ladder upwards, and at its end for good; before
+    that it may be lost any number of times.
     """
 
     def __init__(self) -> None:
@@ -190,6 +201,11 @@ class Ledger:
                         raise FaultError(f"trial {number} is told a second time")
                 if observation.trial != self._asked[number]:
                     raise FaultError(f"trial {number} is told with another spec or seed")
+            case Lost(number=number):
+                if number not in self._asked:
+                    raise FaultError(f"trial {number} is lost but was never asked")
+                if self._rungs.get(number, 0) is None:
+                    raise FaultError(f"trial {number} is lost after its end")
 
     def take(self, event: Event) -> None:
         """Add an event. Raises FaultError unless it may come next."""
@@ -200,6 +216,8 @@ class Ledger:
             case Told(observation=observation):
                 self._rungs[observation.trial.number] = observation.rung
                 self._told += 1
+            case Lost():
+                pass
         self.events.append(event)
 
 
@@ -265,8 +283,11 @@ def _event(record: Mapping[str, Any]) -> Event:
             case "tell":
                 observation = Observation.from_json(record["observation"])
                 return Told(observation, float(record["at"]))
+            case "lost":
+                failure = Failure.from_json(record["failure"])
+                return Lost(int(record["trial"]), failure, float(record["at"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FaultError(f"its {kind} cannot be understood ({error!r})") from error
     raise FaultError(
-        f"event {kind!r} is not known; only 'ask', 'tell' and 'budget' may follow the header"
+        f"event {kind!r} is not known; 'ask', 'tell', 'lost' and 'budget' may follow the header"
     )

@@ -20,7 +20,7 @@ from autoprune.domain.trial import (
 from autoprune.orchestration.history import History
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposal, Proposals, ReplayError
-from autoprune.orchestration.record import Asked, Event
+from autoprune.orchestration.record import Asked, Event, Lost, Told
 from autoprune.orchestration.view import SweepView
 
 SAME_FAILURES_TO_STOP = 3
@@ -100,6 +100,7 @@ class Sweep:
         self._ended_at = 0.0
         self._pending: deque[int] = deque()
         self._running: dict[int, Trial] = {}
+        self._lost: Counter[tuple[int, Cause]] = Counter()
         self._proposal: Proposal | None = None
         # failures of this session by cause, None once any trial of the sweep came through
         self._failed_first: Counter[Cause] | None = Counter()
@@ -113,10 +114,13 @@ class Sweep:
             raise AutopruneError(f"{self.journal.path}: {error}") from error
         for event in self.journal.events:
             self._note(event)
-            if isinstance(event, Asked):
-                self._trials[event.trial.number] = event.trial
-            else:
-                self._take(event.observation)
+            match event:
+                case Asked(trial=trial):
+                    self._trials[trial.number] = trial
+                case Told(observation=observation):
+                    self._take(observation)
+                case Lost(number=number, failure=failure):
+                    self._lost[number, failure.cause] += 1
         for number in self._trials:
             if self.rungs is not None and number in self.rungs.waiting:
                 continue
@@ -140,7 +144,15 @@ class Sweep:
             search_s=self._search_s(),
             busy_s=self._history.busy_s,
             figures=self._figures(),
+            lost=self._losses(),
         )
+
+    def _losses(self) -> dict[str, int]:
+        """How often trials were lost and run again, by cause."""
+        found: Counter[str] = Counter()
+        for (_, cause), times in self._lost.items():
+            found[str(cause)] += times
+        return dict(found)
 
     def _figures(self) -> dict[str, float]:
         found = {f"searcher/{name}": value for name, value in self.proposals.curves.items()}
@@ -260,6 +272,22 @@ class Sweep:
             observation = replace(observation, seconds=before.seconds)
         self._hear(observation)
         self._stop_if_hopeless(observation.outcome)
+
+    def lost(self, observation: Observation, *, again: int | None) -> None:
+        """Take in that a trial was lost with its worker, before it came to an outcome of its own.
+
+        It is run again, from its last snapshot, unless it was lost `again` times to this cause
+        before (None is as often as it takes); then it has failed.
+        """
+        trial, failure = observation.trial, observation.outcome
+        assert isinstance(failure, Failure), "a trial that came to an outcome is not lost"
+        if again is not None and self._lost[trial.number, failure.cause] >= again:
+            self.record(observation)
+            return
+        self._note(self.journal.append_lost(trial, failure))
+        self._lost[trial.number, failure.cause] += 1
+        del self._running[trial.number]
+        self._pending.append(trial.number)
 
     def _hear(self, observation: Observation) -> None:
         self._note(self.journal.append_told(observation))

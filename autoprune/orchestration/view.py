@@ -24,7 +24,8 @@ class SweepView:
     number of trials the budget allows (None where only time bounds it). `output` is the folder
     that holds the sweep's; empty for the default one. `from_python` tells that no config says how
     the sweep was asked for. `figures` are of the search itself: how a searcher's
-    learning goes, and how well the rungs of a ladder predict.
+    learning goes, and how well the rungs of a ladder predict. `lost` counts by cause how often
+    trials were lost with their workers and run again.
     """
 
     sweep_id: str
@@ -41,6 +42,7 @@ class SweepView:
     output: str = ""
     from_python: bool = False
     figures: Mapping[str, float] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
 
     def command(self, verb: str) -> str:
         """What to type to do `verb` with this sweep, on the command line or in Python."""

@@ -14,6 +14,7 @@ from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.bench import check_where, placed
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.executors.tune_driver import RETRIES
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
@@ -263,6 +264,9 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
     faults.of(lambda: check_device("executor.device", config["device"]))
     rules = dict.fromkeys(("slots", "threads", "cpus"), ONE_OR_MORE) | {"gpus": NOT_NEGATIVE}
     faults.of(lambda: check_ranges("executor", config, rules))
+    retries = {cause: config["retries"][cause.name.lower()] for cause in RETRIES}
+    allowed = dict.fromkeys((cause.name.lower() for cause in retries), NOT_NEGATIVE)
+    faults.of(lambda: check_ranges("executor.retries", config["retries"], allowed))
     faults.check()
     if kind == "inline":
         return InlineExecutor()
@@ -271,6 +275,7 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
         cpus=config["cpus"],
         gpus=config["gpus"],
         address=config["address"],
+        retries=retries,
         code_paths=tuple(code_paths),
     )
 

@@ -111,6 +111,19 @@ class ObjectiveConfig:
 
 
 @dataclass
+class RetriesConfig:
+    """How often a trial is run again that was lost with its worker, by what the worker was lost to.
+
+    null: as often as it takes. Where trials end by themselves, nothing is run again.
+    """
+
+    worker_lost: int | None = 2
+    preempted: int | None = None
+    out_of_memory: int | None = 1
+    time_limit: int | None = 0
+
+
+@dataclass
 class ExecutorConfig:
     """Where trials run: in this process, or in slots of a Ray cluster.
 
@@ -125,6 +138,7 @@ class ExecutorConfig:
     threads: int | None = None
     device: str = "cpu"
     on_interrupt: str = "finish"
+    retries: RetriesConfig = field(default_factory=RetriesConfig)
 
 
 @dataclass

@@ -7,7 +7,10 @@ import pytest
 
 from autoprune.domain.objective import Constraint
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage
+from autoprune.evaluation import TrialLimits
+from autoprune.orchestration.folders import JOURNAL_FILE, view_of
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import GoalRequest
 from autoprune.orchestration.sweep import Budget, SweepStoppedError
 from tests.faults import Faulty, Stranger
@@ -44,17 +47,42 @@ def test_three_failures_of_one_cause_at_the_start_stop_a_sweep(tmp_path, executo
     assert told(folder) == [0, 1, 2]
 
 
-def test_a_worker_that_is_killed_costs_its_trial_only(tmp_path):
+def test_a_trial_that_is_lost_with_its_worker_is_run_again(tmp_path):
+    task = Faulty(tmp_path, [None, "kill once"])
+    asked = request(tmp_path / "out", task=task, budget=Budget(trials=4), executor=ray_slots(1))
+    result = launch(asked, NOWHERE).result
+    assert result.complete
+    assert result.view.counts == {"finished": 4, "paused": 0, "stopped": 0, "failed": 0}
+    assert result.view.lost == {"worker lost": 1}
+    assert view_of(read_journal(result.folder / JOURNAL_FILE)).lost == {"worker lost": 1}
+
+
+def test_a_trial_that_hangs_is_ended_by_its_worker(tmp_path):
+    task = Faulty(tmp_path, [None, "hang"])
+    limits = TrialLimits(time_limit_s=3.0)
+    asked = request(
+        tmp_path / "out", task=task, budget=Budget(trials=3), executor=ray_slots(1), limits=limits
+    )
+    result = launch(asked, NOWHERE).result
+    assert result.view.counts == {"finished": 2, "paused": 0, "stopped": 0, "failed": 1}
+    hung = by_number(result.view.observations)[1]
+    assert (hung.stage, hung.cause) == (Stage.RECOVER, Cause.TIME_LIMIT)
+    assert "it hung: it was still in this stage" in hung.reason
+    assert "budget.trial_limit_s is 3" in hung.reason
+
+
+def test_a_worker_that_is_killed_again_and_again_costs_its_trial_only(tmp_path):
     task = Faulty(tmp_path, [None, "kill"])
     asked = request(tmp_path / "out", task=task, budget=Budget(trials=5), executor=ray_slots(1))
     result = launch(asked, NOWHERE).result
     assert result.complete
     assert result.view.counts == {"finished": 4, "paused": 0, "stopped": 0, "failed": 1}
+    assert result.view.lost == {"worker lost": 2}
     lost = by_number(result.view.observations)[1]
     assert isinstance(lost, Failure)
     assert (lost.stage, lost.cause) == (Stage.RECOVER, Cause.WORKER_LOST)
     assert "the worker process of the trial died" in lost.reason
-    assert result.view.observations[1].seconds > 0
+    assert all(o.seconds > 0 for o in result.view.observations)
 
 
 def test_a_worker_that_cannot_begin_says_why(tmp_path):

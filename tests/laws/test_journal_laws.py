@@ -1,6 +1,7 @@
 """Laws of the journal: what was written comes back, and damage never passes for data."""
 
 import tempfile
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation, Trial
-from autoprune.orchestration.journal import Event, Journal, JournalError, read_journal
+from autoprune.orchestration.journal import Journal, JournalError, read_journal
+from autoprune.orchestration.record import Asked, Event, Lost, Told
 from tests import strategies
 
 headers = st.dictionaries(
@@ -24,37 +26,58 @@ headers = st.dictionaries(
 )
 
 
+Item = Trial | Observation | Lost
+
+
 @st.composite
-def histories(draw: st.DrawFn) -> list[Trial | Observation]:
-    """Asks in any order, each told at most once and later: late, out of order, or never."""
-    history: list[Trial | Observation] = []
+def histories(draw: st.DrawFn) -> list[Item]:
+    """Asks in any order, each told at most once and later: late, out of order, or never.
+
+    Before that it may be lost.
+    """
+    history: list[Item] = []
     for number in draw(st.lists(st.integers(0, 99), max_size=5, unique=True)):
         trial = Trial(number, draw(strategies.specs), draw(st.integers(0, 2**32 - 1)))
         at = draw(st.integers(0, len(history)))
         history.insert(at, trial)
+        if draw(st.booleans()):
+            at += 1
+            history.insert(at, Lost(number, draw(strategies.failures), 0.0))
         if draw(st.booleans()):
             observation = Observation(trial, draw(strategies.outcomes), host=draw(st.text()))
             history.insert(draw(st.integers(at + 1, len(history))), observation)
     return history
 
 
-def write(path: Path, header: dict[str, object], history: list[Trial | Observation]) -> None:
+def write(path: Path, header: dict[str, object], history: list[Item]) -> None:
     seconds = count()
+    trials = {item.number: item for item in history if isinstance(item, Trial)}
     with Journal.create(path, header, timer=lambda: float(next(seconds))) as journal:
         for item in history:
             if isinstance(item, Trial):
                 journal.append_asked(item)
+            elif isinstance(item, Lost):
+                journal.append_lost(trials[item.number], item.failure)
             else:
                 journal.append_told(item)
 
 
-def contents(events: tuple[Event, ...]) -> list[Trial | Observation]:
-    return [getattr(event, "trial", None) or event.observation for event in events]  # type: ignore[union-attr]
+def contents(events: tuple[Event, ...]) -> list[Item]:
+    def item(event: Event) -> Item:
+        match event:
+            case Asked(trial=trial):
+                return trial
+            case Told(observation=observation):
+                return observation
+            case Lost():
+                return replace(event, at=0.0)
+
+    return [item(event) for event in events]
 
 
 @given(headers, histories())
 @settings(deadline=None, max_examples=50)
-def test_round_trip(header: dict[str, object], history: list[Trial | Observation]) -> None:
+def test_round_trip(header: dict[str, object], history: list[Item]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         write(path, header, history)
@@ -68,9 +91,7 @@ def test_round_trip(header: dict[str, object], history: list[Trial | Observation
 
 @given(histories(), st.data())
 @settings(deadline=None, max_examples=150)
-def test_cut_anywhere_it_is_a_prefix_or_says_so(
-    history: list[Trial | Observation], data: st.DataObject
-) -> None:
+def test_cut_anywhere_it_is_a_prefix_or_says_so(history: list[Item], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         write(path, {"sweep_id": "x"}, history)
@@ -88,7 +109,7 @@ def test_cut_at_every_byte(tmp_path: Path) -> None:
         check_cut(path, whole[:size], history)
 
 
-def check_cut(path: Path, data: bytes, history: list[Trial | Observation]) -> None:
+def check_cut(path: Path, data: bytes, history: list[Item]) -> None:
     path.write_bytes(data)
     lines = data.count(b"\n")
     if not lines:
@@ -103,9 +124,7 @@ def check_cut(path: Path, data: bytes, history: list[Trial | Observation]) -> No
 
 @given(histories(), st.data())
 @settings(deadline=None, max_examples=100)
-def test_a_flipped_bit_before_the_end_is_refused(
-    history: list[Trial | Observation], data: st.DataObject
-) -> None:
+def test_a_flipped_bit_before_the_end_is_refused(history: list[Item], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         write(path, {"sweep_id": "x"}, history)
@@ -119,7 +138,7 @@ def test_a_flipped_bit_before_the_end_is_refused(
 
 @given(histories(), st.data())
 @settings(deadline=None, max_examples=50)
-def test_a_doubled_line_is_refused(history: list[Trial | Observation], data: st.DataObject) -> None:
+def test_a_doubled_line_is_refused(history: list[Item], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         write(path, {"sweep_id": "x"}, history)

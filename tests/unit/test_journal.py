@@ -117,6 +117,12 @@ def test_a_torn_last_line_is_cut_off_and_told(path: Path) -> None:
 
 ASK = {"event": "ask", "at": 0.0, "trial": trial(0).to_json()}
 TELL = {"event": "tell", "at": 1.0, "observation": told(0).to_json()}
+LOST = {
+    "event": "lost",
+    "at": 1.0,
+    "trial": 0,
+    "failure": Failure(Stage.RECOVER, Cause.PREEMPTED, "its node is gone").to_json(),
+}
 OTHER = {**TELL, "observation": Observation(trial(0, 9), told(0).outcome).to_json()}
 
 
@@ -137,6 +143,9 @@ OTHER = {**TELL, "observation": Observation(trial(0, 9), told(0).outcome).to_jso
         ([line(ASK), line(TELL), line(TELL)], "line 4: trial 0 is told a second time"),
         ([line(ASK), line(OTHER)], "line 3: trial 0 is told with another spec or seed"),
         ([line({"event": "header"})], "line 2: event 'header' is not known"),
+        ([line(LOST)], "line 2: trial 0 is lost but was never asked"),
+        ([line(ASK), line(TELL), line(LOST)], "line 4: trial 0 is lost after its end"),
+        ([line({**LOST, "failure": {}})], r"line 2: its lost cannot be understood \(KeyError"),
     ],
 )
 def test_a_line_that_is_wrong_is_refused(path: Path, lines: list[bytes], message: str) -> None:

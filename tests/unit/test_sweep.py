@@ -369,6 +369,72 @@ class TestLadder:
             assert sweep.view.figures["ladder/spearman_at_0"] == pytest.approx(-1.0)
 
 
+class TestLosses:
+    """Trials that were lost with their workers."""
+
+    LOST = failed(Cause.WORKER_LOST)
+
+    def lose(self, sweep: Sweep, trial: Trial, *, again: int | None = 1) -> None:
+        sweep.lost(Observation(trial, self.LOST, seconds=1.0), again=again)
+
+    def test_they_are_run_again_before_a_new_one_is_asked(self, bench):
+        heard = Heard()
+        with bench.sweep(Budget(trials=3), heard) as sweep:
+            first, second = take(sweep), take(sweep)
+            self.lose(sweep, first)
+            assert set(sweep.running) == {second.number}
+            assert not sweep.spent
+            assert take(sweep) == first
+            sweep.record(Observation(first, GOOD))
+            assert sweep.view.lost == {"worker lost": 1}
+            assert sweep.view.counts["finished"] == 1
+        assert heard.events == ["outcome 0 of 1"], "nobody hears of an outcome that is none"
+
+    def test_a_trial_that_is_lost_too_often_has_failed(self, bench):
+        with bench.sweep(Budget(trials=1)) as sweep:
+            trial = take(sweep)
+            self.lose(sweep, trial)
+            assert take(sweep) == trial
+            self.lose(sweep, trial)
+            assert sweep.spent
+            assert [o.outcome for o in sweep.view.observations] == [self.LOST]
+
+    def test_losses_to_each_cause_are_counted_by_themselves(self, bench):
+        with bench.sweep(Budget(trials=1)) as sweep:
+            trial = take(sweep)
+            self.lose(sweep, trial)
+            for _ in range(5):
+                take(sweep)
+                preempted = Observation(trial, failed(Cause.PREEMPTED))
+                sweep.lost(preempted, again=None)
+            assert sweep.view.counts["failed"] == 0
+            assert sweep.view.lost == {"worker lost": 1, "preempted": 5}
+
+    def test_a_resume_knows_how_often(self, bench):
+        with bench.sweep(Budget(trials=2)) as sweep:
+            trial = take(sweep)
+            self.lose(sweep, trial)
+        with bench.sweep(Budget(trials=2)) as sweep:
+            assert sweep.view.lost == {"worker lost": 1}
+            assert take(sweep) == trial
+            self.lose(sweep, trial)
+            assert sweep.view.counts["failed"] == 1
+            do(sweep)
+            assert sweep.spent
+
+    def test_one_that_climbs_goes_on_from_its_rung(self, bench):
+        with bench.sweep(Budget(trials=1), ladder=Ladder((0,), reduction=2.0)) as sweep:
+            trial = take(sweep)
+            worth = Observation(trial, GOOD, seconds=1.0, rung=0)
+            assert not sweep.reached(worth)
+            assert take(sweep) == trial
+            self.lose(sweep, trial)
+            assert take(sweep) == trial
+            assert sweep.reached(worth), "it was let go on before"
+            sweep.record(Observation(trial, GOOD))
+            assert sweep.spent
+
+
 class TestSlowSearcher:
     def test_nobody_waits_for_it(self, bench):
         """An outcome that comes in while it works is not what its proposal builds on."""

@@ -1,10 +1,11 @@
 """The Ray Tune executor: a sweep in parallel trials, on this machine or on a cluster."""
 
+import faulthandler
 import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import ray
 from ray import tune
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Observation, Trial
+from autoprune.domain.trial import Cause, Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
 from autoprune.orchestration.executors.cluster import check_address, cluster, this_machine
 from autoprune.orchestration.executors.pareto_asha import ParetoAsha
 from autoprune.orchestration.executors.tune_driver import (
+    RETRIES,
     WORTH,
     Adapter,
     ProgressCallback,
@@ -29,6 +31,9 @@ from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 from autoprune.orchestration.work import work
 
+GRACE_S = 5.0
+"""How much longer than its limit a trial may take before its worker ends itself."""
+
 
 @dataclass(frozen=True)
 class TuneExecutor:
@@ -36,14 +41,15 @@ class TuneExecutor:
 
     `address` None starts a cluster on this machine; ``auto`` or an address joins an existing
     one. `wanted_slots` trials run at a time, each with `cpus` and `gpus`; None fills the
-    cluster. `code_paths` are put before a worker's import path, so that it finds the user's own
-    modules.
+    cluster. `retries` tells how often a trial that is lost with its worker is run again, by cause.
+    `code_paths` are put before a worker's import path, so that it finds the user's own modules.
     """
 
     wanted_slots: int | None = None
     cpus: float = 1
     gpus: float = 0
     address: str | None = None
+    retries: Mapping[Cause, int | None] = field(default_factory=lambda: RETRIES)
     code_paths: Sequence[str] = ()
 
     @cached_property
@@ -97,7 +103,13 @@ class TuneExecutor:
         # Serialised here and put once: a worker can then extend its import path before it
         # unpickles the user's classes
         payload = ray.put(cloudpickle.dumps(context))
-        adapter = Adapter(sweep, self.slots, interrupt)
+        adapter = Adapter(
+            sweep,
+            self.slots,
+            interrupt,
+            retries=self.retries,
+            limit_s=context.limits.time_limit_s,
+        )
         trainable = tune.with_resources(
             tune.with_parameters(
                 TrialActor,
@@ -149,6 +161,11 @@ class TrialActor(tune.Trainable):
         self._steps: Generator[Progress, None, Observation] = work(
             trial, self._context, self._folder
         )
+        limit_s = self._context.limits.time_limit_s
+        if limit_s is not None:
+            # a step that never ends would never come to look at the time; this ends the process
+            # even while native code holds the interpreter
+            faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -156,6 +173,7 @@ class TrialActor(tune.Trainable):
         try:
             progress = next(self._steps)
         except StopIteration as end:
+            faulthandler.cancel_dump_traceback_later()
             return {"observation": json.dumps(end.value.to_json()), "done": True}
         worth = progress.worth
         return {

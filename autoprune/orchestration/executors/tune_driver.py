@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +35,14 @@ class InDriver:
 WORTH = "worth"
 """The key of a result under which a trial on a rung of the ladder says what it is worth."""
 
+RETRIES: Mapping[Cause, int | None] = {
+    Cause.WORKER_LOST: 2,
+    Cause.PREEMPTED: None,
+    Cause.OUT_OF_MEMORY: 1,
+    Cause.TIME_LIMIT: 0,
+}
+"""How often a trial that was lost with its worker is run again, by cause; None does not bound."""
+
 PATIENCE_S = 0.03
 """How long Tune's loop may wait for a proposal: most searchers are done by then."""
 
@@ -65,9 +73,19 @@ class Adapter(InDriver, TuneSearcher):
     much as it can, and one slot proposes just what the inline executor would.
     """
 
-    def __init__(self, sweep: Sweep, slots: int, interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        slots: int,
+        interrupt: Interrupt,
+        *,
+        retries: Mapping[Cause, int | None] = RETRIES,
+        limit_s: float | None = None,
+    ) -> None:
+        """`limit_s` is how long a trial may take; its worker ends itself where it takes longer."""
         super().__init__()
         self.sweep, self.slots, self.interrupt = sweep, slots, interrupt
+        self.retries, self.limit_s = retries, limit_s
         self.fault: Exception | None = None
         self.live: dict[str, Slot] = {}
 
@@ -117,12 +135,27 @@ class Adapter(InDriver, TuneSearcher):
     def failed(self, trial_id: str, error: Exception | None) -> None:
         """Tell the sweep of a trial whose worker died, or never came to work on it."""
         slot = self.live.pop(trial_id)
-        spent = time.perf_counter() - slot.started
-        self._record(Observation(slot.trial, _failure(error, slot.under_way), seconds=spent))
+        spent_s = time.perf_counter() - slot.started
+        failure = _failure(error, slot.under_way)
+        if failure.cause is Cause.WORKER_LOST and self.limit_s and spent_s >= self.limit_s:
+            failure = replace(
+                failure,
+                cause=Cause.TIME_LIMIT,
+                reason=f"it hung: it was still in this stage {spent_s:.0f} s after it began, so "
+                f"its worker was ended; budget.trial_limit_s is {self.limit_s:g}",
+            )
+        observation = Observation(slot.trial, failure, seconds=spent_s)
+        if failure.cause in self.retries:
+            self._guarded(lambda: self.sweep.lost(observation, again=self.retries[failure.cause]))
+        else:
+            self._record(observation)
 
     def _record(self, observation: Observation) -> None:
+        self._guarded(lambda: self.sweep.record(observation))
+
+    def _guarded(self, call: Callable[[], None]) -> None:
         try:
-            self.sweep.record(observation)
+            call()
         except Exception as fault:  # raised again once Tune has wound down
             self.fault = fault
 
@@ -206,4 +239,6 @@ def _failure(error: Exception | None, stage: Stage) -> Failure:
     if getattr(error, "actor_init_failed", False):
         return Failure(stage, Cause.ERROR, f"a worker could not begin: {lines[-1]}")
     why = f" ({lines[-1]})" if lines else ""
+    if getattr(error, "preempted", False):
+        return Failure(stage, Cause.PREEMPTED, f"the node of the trial was preempted{why}")
     return Failure(stage, Cause.WORKER_LOST, f"the worker process of the trial died{why}")

@@ -146,7 +146,7 @@ def front_table(view: SweepView) -> Table:
 
 def show_summary(console: Console, view: SweepView) -> None:
     """What the search gave over equal ratios for every group, and how it went."""
-    for note in (_unmet, _unsettled, _of_two_kinds, _drifted, _against_uniform):
+    for note in (_lost, _unmet, _unsettled, _of_two_kinds, _drifted, _against_uniform):
         if line := note(view):
             console.print(line, highlight=False)
     console.print(
@@ -165,6 +165,14 @@ def times(speedup: float, *, settled: bool) -> str:
 def interval(low: float, high: float) -> str:
     """A 95% interval in a column of its own."""
     return f"{low:.2f} to {high:.2f}"
+
+
+def _lost(view: SweepView) -> str:
+    """How often trials were run again because their worker was gone."""
+    if not view.lost:
+        return ""
+    causes = ", ".join(f"{times} {cause}" for cause, times in sorted(view.lost.items()))
+    return f"Trials were run again {sum(view.lost.values())} times ({causes})."
 
 
 def _unmet(view: SweepView) -> str:
