@@ -131,8 +131,8 @@ class Journal:
 
         Raises JournalError unless it was asked and has not come to its end.
         """
-        event = Lost(trial.number, failure, self.clock())
-        lost = {"event": "lost", "at": event.at, "trial": trial.number}
+        event = Lost(trial.number, failure, self.clock(), self._ledger.losses[trial.number] + 1)
+        lost = {"event": "lost", "at": event.at, "trial": trial.number, "times": event.times}
         self._write(event, {**lost, "failure": failure.to_json()})
         return event
 

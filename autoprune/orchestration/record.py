@@ -9,6 +9,7 @@ newline never counted. Anything else that is wrong is refused, by file and line.
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,15 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A trial was lost with its worker, `at` seconds into the sweep, and is to be run again."""
+    """A trial was lost with its worker, `at` seconds into the sweep, and is to be run again.
+
+    `times` counts how often it was by then.
+    """
 
     number: int
     failure: Failure
     at: float
+    times: int = 1
 
 
 Event = Asked | Told | Lost
@@ -181,6 +186,7 @@ class Ledger:
         self.events: list[Event] = []
         self._asked: dict[int, Trial] = {}
         self._rungs: dict[int, int | None] = {}
+        self.losses: Counter[int] = Counter()
         self._told = 0
 
     def check(self, event: Event) -> None:
@@ -201,11 +207,14 @@ class Ledger:
                         raise FaultError(f"trial {number} is told a second time")
                 if observation.trial != self._asked[number]:
                     raise FaultError(f"trial {number} is told with another spec or seed")
-            case Lost(number=number):
+            case Lost(number=number, times=times):
                 if number not in self._asked:
                     raise FaultError(f"trial {number} is lost but was never asked")
                 if self._rungs.get(number, 0) is None:
                     raise FaultError(f"trial {number} is lost after its end")
+                if times != self.losses[number] + 1:
+                    before = self.losses[number]
+                    raise FaultError(f"trial {number} is lost {times} times, and before {before}")
 
     def take(self, event: Event) -> None:
         """Add an event. Raises FaultError unless it may come next."""
@@ -216,8 +225,8 @@ class Ledger:
             case Told(observation=observation):
                 self._rungs[observation.trial.number] = observation.rung
                 self._told += 1
-            case Lost():
-                pass
+            case Lost(number=number):
+                self.losses[number] += 1
         self.events.append(event)
 
 
@@ -285,7 +294,8 @@ def _event(record: Mapping[str, Any]) -> Event:
                 return Told(observation, float(record["at"]))
             case "lost":
                 failure = Failure.from_json(record["failure"])
-                return Lost(int(record["trial"]), failure, float(record["at"]))
+                at, times = float(record["at"]), int(record["times"])
+                return Lost(int(record["trial"]), failure, at, times)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FaultError(f"its {kind} cannot be understood ({error!r})") from error
     raise FaultError(
