@@ -214,7 +214,7 @@ class Ledger:
                     raise FaultError(f"trial {number} is lost after its end")
                 if times != self.losses[number] + 1:
                     before = self.losses[number]
-                    raise FaultError(f"trial {number} is lost {times} times, and before {before}")
+                    raise FaultError(f"loss {times} of trial {number} comes after {before} of them")
 
     def take(self, event: Event) -> None:
         """Add an event. Raises FaultError unless it may come next."""

@@ -121,6 +121,7 @@ LOST = {
     "event": "lost",
     "at": 1.0,
     "trial": 0,
+    "times": 1,
     "failure": Failure(Stage.RECOVER, Cause.PREEMPTED, "its node is gone").to_json(),
 }
 OTHER = {**TELL, "observation": Observation(trial(0, 9), told(0).outcome).to_json()}
@@ -145,6 +146,7 @@ OTHER = {**TELL, "observation": Observation(trial(0, 9), told(0).outcome).to_jso
         ([line({"event": "header"})], "line 2: event 'header' is not known"),
         ([line(LOST)], "line 2: trial 0 is lost but was never asked"),
         ([line(ASK), line(TELL), line(LOST)], "line 4: trial 0 is lost after its end"),
+        ([line(ASK), line(LOST), line(LOST)], "line 4: loss 1 of trial 0 comes after 1 of them"),
         ([line({**LOST, "failure": {}})], r"line 2: its lost cannot be understood \(KeyError"),
     ],
 )
