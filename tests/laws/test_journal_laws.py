@@ -145,5 +145,5 @@ def test_a_doubled_line_is_refused(history: list[Item], data: st.DataObject) -> 
         lines = path.read_bytes().splitlines(keepends=True)
         at = data.draw(st.integers(0, len(lines) - 1))
         path.write_bytes(b"".join([*lines[: at + 1], *lines[at:]]))
-        with pytest.raises(JournalError, match="a second time|of them|event 'header' is not"):
+        with pytest.raises(JournalError, match=r"a second time|of them|event 'header' is not"):
             read_journal(path)
