@@ -42,11 +42,14 @@ def compare(call: Call) -> int:
             listeners=listeners,
             on_start=begun.append,
             on_entry=lambda contest: _tell(call, contest),
+            on_timed=lambda done, of: _tell_timed(call, done, of),
         )
     except (AutopruneError, KeyboardInterrupt) as error:
         if not begun:
             raise
         return broken_off(error, _resume(begun[0]))
+    if contest.untimed:
+        _warn([f"the final fronts are as they were told, not timed again: {contest.untimed}"])
     replace_text(folder / PAGE_FILE, contest_html(contest))
     assert request.sweep.config is not None, "it was built from one"
     _publish(request.sweep.config, contest, folder)
@@ -81,6 +84,11 @@ def _asked(call: Call) -> tuple[ContestRequest, Path | None]:
 def _tell(call: Call, contest: Contest) -> None:
     _say(call, entry_line(contest))
     _warn(contest.entries[-1].warnings)
+
+
+def _tell_timed(call: Call, done: int, of: int) -> None:
+    if done == of:
+        _say(call, f"{of} networks of the final fronts timed again, one after the other")
 
 
 def _warn(warnings: Iterable[str]) -> None:

@@ -38,24 +38,32 @@ class Course:
     """How one search went: the hypervolume after each trial, and from moment to moment.
 
     A trial on a ladder is told more than once: it counts once in `hypervolume_T`, with what it
-    came to, and is a moment each time.
+    came to, and is a moment each time. `again` is what the final front is worth by speeds that were
+    measured again beside those of all other searches; None where that was not done.
     """
 
     searcher: str
     seed: int
     hypervolume_T: tuple[float, ...]  # noqa: N815
     moments: tuple[Moment, ...] = ()
+    again: float | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a course from ``dataclasses.asdict``."""
         moments = tuple(Moment(**moment) for moment in data["moments"])
-        return cls(str(data["searcher"]), int(data["seed"]), tuple(data["hypervolume_T"]), moments)
+        values_T = tuple(data["hypervolume_T"])  # noqa: N806
+        return cls(str(data["searcher"]), int(data["seed"]), values_T, moments, data["again"])
 
     @property
     def final(self) -> float:
         """The hypervolume at the end; 0 where no trial was run."""
         return self.hypervolume_T[-1] if self.hypervolume_T else 0.0
+
+    @property
+    def worth(self) -> float:
+        """What it came to: the hypervolume as it was timed again, else as it was told."""
+        return self.final if self.again is None else self.again
 
     @property
     def seconds(self) -> float:
@@ -78,15 +86,17 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A searcher's final hypervolumes, one a seed, with their mean and its 95% interval.
+    """What a searcher's searches came to, one a seed, with the mean and its 95% interval.
 
-    `ci95` is Student's interval of the mean, None for a single seed. `trials_to_random_final`
-    counts the trials after which the mean over seeds reaches what random search ends with in the
+    `told` holds the final hypervolumes by the speeds that the searches themselves measured. `ci95`
+    is Student's interval of the mean, None for a single seed. `trials_to_random_final` counts the
+    trials after which the mean over seeds, as told, reaches what random search ends with in the
     mean; None where it does not, or random did not take part.
     """
 
     searcher: str
     hypervolume: tuple[float, ...]
+    told: tuple[float, ...]
     mean: float
     ci95: tuple[float, float] | None
     trials_to_random_final: int | None
@@ -210,14 +220,15 @@ def _by_name(courses: Iterable[Course]) -> Mapping[str, list[Course]]:
 
 
 def _standing(name: str, courses: Sequence[Course], target: float | None) -> Standing:
-    finals = np.array([course.final for course in courses])
+    finals = np.array([course.worth for course in courses])
     mean, half = float(finals.mean()), _half_width(finals[:, None])
     reached = None
     if target is not None:
         at_T = np.flatnonzero(mean_course(courses)[0] >= target)  # noqa: N806
         reached = int(at_T[0]) + 1 if len(at_T) else None
     interval = None if len(finals) < 2 else (mean - float(half[0]), mean + float(half[0]))
-    return Standing(name, tuple(map(float, finals)), mean, interval, reached)
+    told = tuple(course.final for course in courses)
+    return Standing(name, tuple(map(float, finals)), told, mean, interval, reached)
 
 
 def _duel(best: Standing, other: Standing, pairs: int) -> Duel:

@@ -1,7 +1,9 @@
 """`autoprune compare`: contests of searchers, on sweeps that take seconds."""
 
 import json
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,6 +15,8 @@ from autoprune.cli import main
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation
+from autoprune.measurement.meter import PairedMeter
+from autoprune.orchestration.contest.again import timed_again
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant, run_contest
 from autoprune.orchestration.contest.records import Contest, Entry, find_contest, read_contest
 from autoprune.orchestration.executors.inline import InlineExecutor
@@ -95,7 +99,7 @@ def test_all_run_with_every_seed_from_one_baseline(tmp_path: Path) -> None:
     facts = json.loads((folder / "compare.json").read_text())
     for name in ENTRANTS:
         assert set(facts["searchers"][name]) == {
-            *("hypervolume", "mean", "ci95", "trials_to_random_final")
+            *("hypervolume", "told", "mean", "ci95", "trials_to_random_final")
         }
         assert len(facts["searchers"][name]["hypervolume"]) == 2
     page = contest_html(contest)
@@ -145,6 +149,66 @@ def test_a_contest_goes_on_where_it_stopped(
     for entry, other in zip(contest.entries, whole[0].entries, strict=True):
         if entry.course.searcher != "nsga2":  # which goes by what was measured
             assert proposed(folder, entry) == proposed(whole[1], other)
+
+
+BY_SPEED = {"goal": GoalRequest(("main", "speedup")), "budget": Budget(trials=2)}
+
+
+def test_at_the_end_the_fronts_are_timed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    entrants = {"random": Entrant(RandomSearcher), "nsga2": Entrant(OptunaSearcher)}
+    wanted = asked(tmp_path, entrants, **BY_SPEED)
+    measured = []
+    measure = PairedMeter.measure
+
+    def count(meter: PairedMeter, candidate: Any, baseline: Any, example: Any) -> Any:
+        measured.append(sum(p.numel() for p in candidate.parameters()))
+        return replace(measure(meter, candidate, baseline, example), ratio=3.0, low=3.0, high=3.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "autoprune.orchestration.contest.contest.timed_again",
+            lambda *parts, report: (
+                patch.setattr(PairedMeter, "measure", count) or timed_again(*parts, report=report)
+            ),
+        )
+        contest, folder = run_contest(wanted, on_timed=lambda *done: told.append(done))
+    assert contest.timed_again
+    specs = set()
+    for entry in contest.entries:
+        view = view_of(read_journal(folder / entry.folder / "journal.jsonl"))
+        specs |= {member.trial.spec for member in view.front.members}
+        assert all(speedup == 3.0 for _, speedup in entry.front_again)
+        best = max(accuracy for accuracy, _ in entry.front)
+        assert entry.course.again == pytest.approx(max(best - contest.goal.reference[0], 0.0) * 2)
+    assert len(measured) == len(specs), "what is cut alike is measured once"
+    assert told == [(done, len(specs)) for done in range(1, len(specs) + 1)]
+    assert contest.standings is not None
+    for standing in contest.standings.standings:
+        courses = [entry.course for entry in contest.of(standing.searcher)]
+        assert standing.hypervolume == tuple(course.again for course in courses)
+        assert standing.told == tuple(course.final for course in courses)
+    assert "timed again, one after the other" in contest_html(contest)
+    assert read_contest(folder) == contest
+
+
+def test_fronts_that_cannot_be_timed_again_count_as_told(tmp_path: Path) -> None:
+    entrants = {"random": Entrant(RandomSearcher), "nsga2": Entrant(OptunaSearcher)}
+
+    def lose(_: Contest) -> None:
+        (folder,) = tmp_path.glob("*compare*")
+        for place in folder.glob("random/*/trials/*"):
+            shutil.rmtree(place)
+
+    contest, _ = run_contest(asked(tmp_path, entrants, **BY_SPEED), on_entry=lose)
+    assert contest.complete
+    assert not contest.timed_again
+    assert "trials" in contest.untimed
+    assert contest.standings is not None
+    for standing in contest.standings.standings:
+        assert standing.hypervolume == standing.told
 
 
 def test_the_profile_is_for_those_who_read_it(tmp_path: Path) -> None:

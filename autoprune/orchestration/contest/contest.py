@@ -9,6 +9,7 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.protocols import BeginsBlind, Searcher
+from autoprune.orchestration.contest.again import TimedReport, timed_again
 from autoprune.orchestration.contest.records import (
     CONTEST_FILE,
     Contest,
@@ -94,13 +95,15 @@ def run_contest(
     listeners: Listeners | None = None,
     on_start: Callable[[Path], None] | None = None,
     on_entry: Callable[[Contest], None] | None = None,
+    on_timed: TimedReport | None = None,
 ) -> tuple[Contest, Path]:
     """Run what remains of a contest, in `folder` or a new one; the contest and where it is.
 
     The searches of one seed run one after the other, so that an interrupted contest compares
     whole seeds. Each is on disk when it ends, and `on_entry` hears of it; a search that was
-    interrupted goes on. `on_start` hears of the folder once the contest is in it. Raises
-    AutopruneError before anything is trained for what cannot work.
+    interrupted goes on. At the end all fronts are timed again (`timed_again`), of which `on_timed`
+    hears. `on_start` hears of the folder once the contest is in it. Raises AutopruneError before
+    anything is trained for what cannot work.
     """
     listeners, asked = listeners or Listeners(), request.sweep
     with ExitStack() as stack:
@@ -142,6 +145,12 @@ def run_contest(
                         on_entry(contest)
                 if result.interrupted or not result.complete:
                     return contest, folder
+        if not contest.timed_again:
+            try:
+                contest = timed_again(prepared, contest, folder, report=on_timed)
+            except AutopruneError as error:
+                contest = replace(contest, untimed=str(error))
+            _write(contest, folder)
     return contest, folder
 
 

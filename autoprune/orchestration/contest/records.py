@@ -21,14 +21,16 @@ CONTEST_FILE, CONFIG_FILE = "compare.json", "config.json"
 class Entry:
     """One search of a contest: how it went, and the front that it ended with.
 
-    `front` holds the objectives' values of every member, the best by the first one first,
-    `folder` is where its journal is, and `warnings` what its user should know.
+    `front` holds the objectives' values of every member, the best by the first one first, and
+    `front_again` the same with speeds measured again, if that was done; `folder` is where its
+    journal is, and `warnings` what its user should know.
     """
 
     course: Course
     front: tuple[tuple[float, ...], ...]
     folder: str
     warnings: tuple[str, ...] = ()
+    front_again: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def of(
@@ -69,8 +71,8 @@ class Entry:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild an entry from ``dataclasses.asdict``."""
         course = Course.from_json(data["course"])
-        front = tuple(map(tuple, data["front"]))
-        return cls(course, front, str(data["folder"]), tuple(data["warnings"]))
+        front, again = (tuple(map(tuple, data[name])) for name in ("front", "front_again"))
+        return cls(course, front, str(data["folder"]), tuple(data["warnings"]), again)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Contest:
 
     `baseline` holds the unpruned network's metrics, `budget` its limits by name, and `conditions`
     what else outcomes depend on; `network` is the digest of its weights. Those of `profiled` were
-    handed a profile; it took `profile_s`, which their seconds count.
+    handed a profile; it took `profile_s`, which their seconds count. `untimed` says why the final
+    fronts could not be timed again.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Contest:
     conditions: Mapping[str, str] = field(default_factory=dict)
     profiled: tuple[str, ...] = ()
     profile_s: float = 0.0
+    untimed: str = ""
     entries: tuple[Entry, ...] = field(default=())
 
     def plus(self, entry: Entry) -> Self:
@@ -112,6 +116,11 @@ class Contest:
     def complete(self) -> bool:
         """Whether every searcher has run with every seed."""
         return len(self.entries) == len(self.searchers) * len(self.seeds)
+
+    @property
+    def timed_again(self) -> bool:
+        """Whether the final fronts have been timed again beside each other."""
+        return all(entry.course.again is not None for entry in self.entries)
 
     @property
     def standings(self) -> Standings | None:
@@ -150,7 +159,7 @@ class Contest:
         )
 
 
-FACTS = ("name", "baseline", "budget", "device", "network", "conditions", "profile_s")
+FACTS = ("name", "baseline", "budget", "device", "network", "conditions", "profile_s", "untimed")
 
 
 def read_contest(folder: Path) -> Contest:

@@ -18,11 +18,22 @@ def entry_line(contest: Contest) -> str:
 
 
 def standings_table(contest: Contest, standings: Standings) -> Table:
-    """Every searcher with its mean, the interval of that, and how soon it passed random search."""
+    """Every searcher with its mean, the interval of that, and how soon it passed random search.
+
+    Speeds are those timed again at the end; ``told`` is the mean by what the searches measured.
+    """
     seeds = len(standings.standings[0].hypervolume)
     over = "one seed" if seeds == 1 else f"{seeds} seeds"
     table = Table(title=f"Hypervolume over {over}, {contest.name}", title_justify="left")
-    columns = ("searcher", "mean", "95% interval", f"trials to {RANDOM}'s end", "seconds", "p")
+    columns = (
+        "searcher",
+        "mean",
+        "95% interval",
+        "told",
+        f"trials to {RANDOM}'s end",
+        "seconds",
+        "p",
+    )
     for name in columns:
         table.add_column(name, justify="left" if name == "searcher" else "right")
     p = {duel.other: duel.p for duel in standings.duels}
@@ -35,6 +46,7 @@ def standings_table(contest: Contest, standings: Standings) -> Table:
             standing.searcher,
             f"{standing.mean:.4f}",
             "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
+            f"{sum(standing.told) / len(standing.told):.4f}",
             "" if reached is None else str(reached),
             f"{mean_s:.0f}",
             "" if found is None else f"{found:.3f}",

@@ -41,6 +41,7 @@ def contest_html(contest: Contest) -> str:
         statement=html.escape("" if standings is None else standings.statement),
         rows="" if standings is None else _rows(standings),
         random=RANDOM,
+        timed=_TIMED if contest.timed_again else html.escape(contest.untimed),
         facts=html.escape(
             f"Each search: {limits}. {len(contest.entries)} of "
             f"{len(contest.searchers) * len(contest.seeds)} searches have ended, over "
@@ -113,7 +114,7 @@ def _fronts(contest: Contest, ended: Entries, colors: Colors) -> Figure:
     figure = layout(escape(names[1 % len(names)]), escape(names[0]))
     traces = []
     for name, entries in ended.items():
-        points = [(e.course.seed, *point) for e in entries for point in e.front]
+        points = [(e.course.seed, *point) for e in entries for point in e.front_again or e.front]
         traces.append(
             {
                 "x": [point[2 if len(names) > 1 else 1] for point in points],
@@ -138,6 +139,7 @@ def _rows(standings: Standings) -> str:
             html.escape(standing.searcher),
             f"{standing.mean:.4f}",
             "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
+            f"{sum(standing.told) / len(standing.told):.4f}",
             "" if reached is None else str(reached),
             "" if found is None else f"{found:.3f}",
             ", ".join(f"{value:.4f}" for value in standing.hypervolume),
@@ -146,15 +148,22 @@ def _rows(standings: Standings) -> str:
     return "".join(rows)
 
 
+_TIMED = (
+    "At the end the networks of all final fronts were timed again, one after the other on one "
+    "machine: the means and the fronts below are by those speeds. As told is what the searches "
+    "themselves measured, at different times; the curves are by that."
+)
+
 _BODY = """
 <h1>{title}</h1>
 <div class="line">{facts}</div>
 <section><h2>{statement}</h2>
 <div class="scroll"><table><thead><tr>
-<th>searcher</th><th>mean hypervolume</th><th>95% interval</th>
+<th>searcher</th><th>mean hypervolume</th><th>95% interval</th><th>as told</th>
 <th>trials to what {random} ends with</th><th>p against the best</th><th>seed by seed</th>
 </tr></thead>
-<tbody>{rows}</tbody></table></div></section>
+<tbody>{rows}</tbody></table></div>
+<p>{timed}</p></section>
 <section><h2>Hypervolume against trials</h2>
 <p>The mean over seeds, in the 95% interval of the mean.</p>
 <div id="trials" class="figure"></div></section>
