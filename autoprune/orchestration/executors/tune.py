@@ -3,8 +3,9 @@
 import faulthandler
 import json
 import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -161,19 +162,15 @@ class TrialActor(tune.Trainable):
         self._steps: Generator[Progress, None, Observation] = work(
             trial, self._context, self._folder
         )
-        limit_s = self._context.limits.time_limit_s
-        if limit_s is not None:
-            # a step that never ends would never come to look at the time; this ends the process
-            # even while native code holds the interpreter
-            faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True)
+        self._began = time.perf_counter()
         return True
 
     def step(self) -> dict[str, Any]:
         """One stage or epoch; the last result carries the observation."""
         try:
-            progress = next(self._steps)
+            with self._watchdog():
+                progress = next(self._steps)
         except StopIteration as end:
-            faulthandler.cancel_dump_traceback_later()
             return {"observation": json.dumps(end.value.to_json()), "done": True}
         worth = progress.worth
         return {
@@ -182,6 +179,24 @@ class TrialActor(tune.Trainable):
             "metrics": json.dumps(dict(progress.metrics)),
             **({} if worth is None else {WORTH: json.dumps(worth.to_json())}),
         }
+
+    @contextmanager
+    def _watchdog(self) -> Iterator[None]:
+        """End this process where a step hangs past the trial's limit.
+
+        Such a step never comes to look at the time; faulthandler's own thread does, even while
+        native code holds the interpreter.
+        """
+        limit_s = self._context.limits.time_limit_s
+        if limit_s is None:
+            yield
+            return
+        left_s = limit_s - (time.perf_counter() - self._began)
+        faulthandler.dump_traceback_later(max(left_s, 0.0) + GRACE_S, exit=True)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: `work` writes a trial's snapshots itself."""
