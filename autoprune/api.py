@@ -19,6 +19,7 @@ from autoprune.orchestration.comparison.compare import ComparisonRequest, compar
 from autoprune.orchestration.comparison.records import Comparison
 from autoprune.orchestration.executors.bench import placed
 from autoprune.orchestration.executors.inline import InlineExecutor
+from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep
 from autoprune.orchestration.front import Front, Member
@@ -219,7 +220,7 @@ def _executor(chosen: Options, code_paths: Sequence[str]) -> Executor:
             )
         return InlineExecutor()
     gpus = float(chosen["device"].startswith("cuda"))
-    return TuneExecutor(slots, gpus=gpus, address=address, code_paths=code_paths)
+    return TuneExecutor(slots, Demand(gpus=gpus), address=address, code_paths=code_paths)
 
 
 def _show_end(console: Console, launched: Launched) -> None:

@@ -1,7 +1,7 @@
 """A sweep with its tracker, its files and its models: what the command and the API both run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,11 @@ def launch(
     if folder is not None:
         # a sweep that is running, or damaged, is refused before anything is measured
         check_free(folder / JOURNAL_FILE)
-    request.executor.check()
+    waits = request.executor.check()
     if tracking.uri is not None:
         _check_without_making(tracking.uri)
     prepared = prepare(request, report=listeners.on_epoch)
+    prepared = replace(prepared, doubts=(*prepared.doubts, *waits))
     if tracking.uri is not None:
         check(tracking.uri)
     if listeners.on_prepared is not None:

@@ -36,8 +36,8 @@ class Executor(Protocol):
         """How many trials run at a time."""
         ...
 
-    def check(self) -> None:
-        """Raise AutopruneError, within seconds, where trials could not run at all."""
+    def check(self) -> Sequence[str]:
+        """Raise AutopruneError where trials could not run at all; else what they would wait for."""
         ...
 
     def kept(self) -> AbstractContextManager[object]:

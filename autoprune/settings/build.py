@@ -13,6 +13,7 @@ from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
 from autoprune.orchestration.executors.bench import check_where, placed
 from autoprune.orchestration.executors.inline import InlineExecutor
+from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.executors.tune_driver import RETRIES
 from autoprune.orchestration.folders import check_name
@@ -262,8 +263,10 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
         )
     )
     faults.of(lambda: check_device("executor.device", config["device"]))
-    rules = dict.fromkeys(("slots", "threads", "cpus"), ONE_OR_MORE) | {"gpus": NOT_NEGATIVE}
+    rules = dict.fromkeys(("slots", "threads", "cpus"), ONE_OR_MORE)
     faults.of(lambda: check_ranges("executor", config, rules))
+    asked = ("cpus", "gpus", "memory_gb", "resources", "accelerator", "labels")
+    demand = faults.of(lambda: Demand(**{name: config[name] for name in asked}))
     retries = {cause: config["retries"][cause.name.lower()] for cause in RETRIES}
     allowed = dict.fromkeys((cause.name.lower() for cause in retries), NOT_NEGATIVE)
     faults.of(lambda: check_ranges("executor.retries", config["retries"], allowed))
@@ -272,8 +275,7 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
         return InlineExecutor()
     return TuneExecutor(
         wanted_slots=config["slots"],
-        cpus=config["cpus"],
-        gpus=config["gpus"],
+        demand=demand,
         address=config["address"],
         retries=retries,
         code_paths=tuple(code_paths),

@@ -135,6 +135,10 @@ class ExecutorConfig:
     slots: int | None = None
     cpus: int = 1
     gpus: float = 0.0
+    memory_gb: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
+    accelerator: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
     threads: int | None = None
     device: str = "cpu"
     on_interrupt: str = "finish"

@@ -266,7 +266,7 @@ def test_criterion_and_runtime_are_tried_before_the_baseline_is_trained(
 def test_more_gpus_than_there_are(refused: Refused) -> None:
     words = [word for word in SMALL if not word.startswith("executor")]
     message = refused("sweep", *words, "executor.slots=2", "executor.gpus=64")
-    assert "2 trials at a time ask for 2 CPUs and 128 GPUs, there are" in message
+    assert "no node can hold a trial, which asks for 1 CPU, 64 GPUs; there are this" in message
 
 
 ODD = """

@@ -20,6 +20,7 @@ from autoprune.domain.trial import (
     Stage,
     Trial,
 )
+from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep, make_folder, view_of
 from autoprune.orchestration.journal import Journal
@@ -556,11 +557,13 @@ def test_a_command_names_the_output_folder_where_it_is_not_the_default():
 
 
 def test_a_trial_that_fits_nowhere_is_refused_before_ray_starts():
-    with pytest.raises(AutopruneError, match=r"1 trials at a time ask for 1000 CPUs and 0 GPUs"):
-        TuneExecutor(cpus=1000).slots  # noqa: B018
+    with pytest.raises(AutopruneError, match=r"asks for 1000 CPUs; there are this machine \(\d+ C"):
+        TuneExecutor(demand=Demand(cpus=1000)).slots  # noqa: B018
+    with pytest.raises(AutopruneError, match=r"asks for 1 CPU, 1000 GB of memory; there are this"):
+        TuneExecutor(demand=Demand(memory_gb=1000)).slots  # noqa: B018
     if torch.cuda.device_count() == 0:
-        with pytest.raises(AutopruneError, match=r"and 1 GPUs, there are \d+ and 0"):
-            TuneExecutor(gpus=1).slots  # noqa: B018
+        with pytest.raises(AutopruneError, match=r"asks for 1 CPU, 1 GPU; there are this machine"):
+            TuneExecutor(demand=Demand(gpus=1)).slots  # noqa: B018
     assert TuneExecutor().slots >= 1
     assert not ray.is_initialized()
 

@@ -161,10 +161,9 @@ def _check(request: ContestRequest) -> list[str]:
     """
     asked = request.sweep
     check_writable(asked.output)
-    asked.executor.check()
+    doubts = [*asked.executor.check()]
     space = make_plan(asked).space
     goal = rehearse_goal(asked.goal, asked.task, asked.meter)
-    doubts = []
     for name, entrant in request.entrants.items():
         searcher = build_searcher(entrant.factory, space, goal, asked.seed)
         check_warm_up(searcher, asked.budget)

@@ -1,19 +1,24 @@
 """Joining a Ray cluster, or starting one on this machine, as autoprune needs it."""
 
 import logging
+import math
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import psutil
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.measurement.device import usable_cores
 from autoprune.orchestration.environment import environment
+from autoprune.orchestration.executors.resources import Node
 
 ENVIRONMENT = {
     # With a searcher Tune 2.60 holds one pending trial, and reused actors then run one at a time
@@ -50,7 +55,15 @@ def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
             return
         with _our_signals():
             if address is None:
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **OPTIONS)
+                # memory is bookkeeping like cores: Ray would offer what is free at this moment
+                memory = psutil.virtual_memory().total
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _memory=memory,
+                    **OPTIONS,
+                )
             else:
                 try:
                     ray.init(address=address, **OPTIONS)
@@ -82,9 +95,98 @@ def _answers(address: str | None) -> bool:
     return True
 
 
-def this_machine() -> dict[str, float]:
-    """The cores that this process may use, and the GPUs, as Ray names them."""
-    return {"CPU": float(usable_cores()), "GPU": float(torch.cuda.device_count())}
+def this_machine(*, cores: float = 0) -> Node:
+    """What this machine offers: the cores this process may use, or `cores` if that is more."""
+    offers = {
+        "CPU": max(float(usable_cores()), cores),
+        "GPU": float(torch.cuda.device_count()),
+        "memory": float(psutil.virtual_memory().total),
+    }
+    return Node("this machine", offers)
+
+
+def nodes() -> list[Node]:
+    """The nodes of the cluster that this process is in, as far as they are alive."""
+    return [
+        Node(node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {}))
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+
+
+def coming() -> list[Node]:
+    """The kinds of node that the cluster's autoscaler may start; none where it has none."""
+    config = ray._private.state.state.get_cluster_config()
+    return [
+        Node(
+            f"{kind.name} (may be started)",
+            _offers(kind.resources),
+            dict(kind.labels),
+            most=math.inf if kind.max_count < 0 else kind.max_count,
+        )
+        for kind in (config.node_group_configs if config is not None else ())
+    ]
+
+
+def _offers(resources: Mapping[str, float]) -> dict[str, float]:
+    """What users ask for; Ray has resources of its own besides, such as one for each node."""
+    own = ("node:", "object_store_memory")
+    return {name: float(amount) for name, amount in resources.items() if not name.startswith(own)}
+
+
+VERSIONS = ("autoprune", "torch", "torch-pruning", "numpy")
+"""The packages on which the trials of a sweep depend; Ray compares itself and Python."""
+
+PATIENCE_S = 60.0
+"""How long a node may take to tell what it has."""
+
+
+def check_versions() -> None:
+    """Raise AutopruneError where a node of the cluster has other versions than this process."""
+    asked = {}
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = _versions.options(scheduling_strategy=there)
+            asked[task.remote()] = node["NodeManagerHostname"]
+    own = installed()
+    done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
+    if silent:
+        raise AutopruneError(
+            f"node {asked[silent[0]]} of the cluster has not answered for {PATIENCE_S:.0f} s; look "
+            "at it with `ray status`, and at its logs"
+        )
+    for answer in done:
+        other = {
+            name: (version, own[name])
+            for name, version in ray.get(answer).items()
+            if version != own[name]
+        }
+        if other:
+            told = "; ".join(
+                f"{name} {there or 'not at all'} there, {here} here"
+                for name, (there, here) in other.items()
+            )
+            raise AutopruneError(
+                f"node {asked[answer]} of the cluster does not have what this process has: {told}; "
+                "install the same versions on all nodes, or run them from one image"
+            )
+
+
+def installed() -> dict[str, str]:
+    """The versions of `VERSIONS` in this process; empty where one is not installed."""
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+@ray.remote(num_cpus=0)
+def _versions() -> dict[str, str]:
+    return installed()
 
 
 def _unreachable(address: str, error: Exception) -> AutopruneError:

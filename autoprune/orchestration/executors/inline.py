@@ -1,5 +1,6 @@
 """The inline executor: a sweep in this process, one trial after the other."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ class InlineExecutor:
 
     slots: int = 1
 
-    def check(self) -> None:
+    def check(self) -> Sequence[str]:
         """This process is there."""
+        return ()
 
     def kept(self) -> AbstractContextManager[None]:
         """This process stays."""

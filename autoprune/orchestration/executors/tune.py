@@ -4,7 +4,7 @@ import faulthandler
 import json
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +15,18 @@ import cloudpickle
 import ray
 from ray import tune
 
-from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
-from autoprune.orchestration.executors.cluster import check_address, cluster, this_machine
+from autoprune.orchestration.executors.cluster import (
+    check_address,
+    check_versions,
+    cluster,
+    coming,
+    nodes,
+    this_machine,
+)
 from autoprune.orchestration.executors.pareto_asha import ParetoAsha
+from autoprune.orchestration.executors.resources import Demand, slots_of
 from autoprune.orchestration.executors.tune_driver import (
     RETRIES,
     WORTH,
@@ -35,20 +42,23 @@ from autoprune.orchestration.work import work
 GRACE_S = 5.0
 """How much longer than its limit a trial may take before its worker ends itself."""
 
+LOOK_S = 5.0
+"""How often a cluster is looked at for nodes that have come or gone."""
+
 
 @dataclass(frozen=True)
 class TuneExecutor:
     """Runs trials in Ray actors that are reused from trial to trial.
 
     `address` None starts a cluster on this machine; ``auto`` or an address joins an existing
-    one. `wanted_slots` trials run at a time, each with `cpus` and `gpus`; None fills the
-    cluster. `retries` tells how often a trial that is lost with its worker is run again, by cause.
-    `code_paths` are put before a worker's import path, so that it finds the user's own modules.
+    one. `wanted_slots` trials run at a time, each with what `demand` says; None fills the cluster,
+    also with nodes that join later. `retries` tells how often a trial that is lost with its worker
+    is run again, by cause. `code_paths` are put before a worker's import path, so that it finds the
+    user's own modules.
     """
 
     wanted_slots: int | None = None
-    cpus: float = 1
-    gpus: float = 0
+    demand: Demand = field(default_factory=Demand)
     address: str | None = None
     retries: Mapping[Cause, int | None] = field(default_factory=lambda: RETRIES)
     code_paths: Sequence[str] = ()
@@ -61,35 +71,32 @@ class TuneExecutor:
         are bookkeeping, of which more may be wanted than there are; GPUs are not.
         """
         if self.address is None:
-            have = this_machine()
-            if self.wanted_slots is not None:
-                have["CPU"] = max(have["CPU"], self.wanted_slots * self.cpus)
-        else:
-            with cluster(self.address):
-                have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        fitting = [have.get("CPU", 0) // self.cpus] if self.cpus else []
-        fitting += [have.get("GPU", 0) // self.gpus] if self.gpus else []
-        wanted = self.wanted_slots or max(1, int(min(fitting)))
-        if min(fitting) < wanted:
-            raise AutopruneError(
-                f"{wanted} trials at a time ask for {wanted * self.cpus:g} CPUs and "
-                f"{wanted * self.gpus:g} GPUs, there are {have.get('CPU', 0):g} and "
-                f"{have.get('GPU', 0):g}; lower executor.slots, cpus or gpus"
-            )
-        return wanted
+            cores = (self.wanted_slots or 0) * self.demand.cpus
+            return slots_of(self.demand, [this_machine(cores=cores)], wanted=self.wanted_slots)
+        with cluster(self.address):
+            return slots_of(self.demand, nodes(), coming=coming(), wanted=self.wanted_slots)
 
-    def check(self) -> None:
-        """Raise AutopruneError where nobody answers at the address, or no trial would fit.
+    def check(self) -> Sequence[str]:
+        """Raise AutopruneError where nobody answers at the address, no trial would fit, or a node
+        has other versions; otherwise tell what trials would wait for.
 
         Ray 2.60 itself goes on trying for minutes.
         """
         check_address(self.address)
-        _ = self.slots
+        slots = self.slots
+        if self.address is None:
+            return ()
+        with cluster(self.address):
+            check_versions()
+            there = sum(map(self.demand.fits, nodes()))
+        if there >= slots:
+            return ()
+        return (f"{there} of {slots} slots are there; the others wait for nodes that may yet come",)
 
     def kept(self) -> AbstractContextManager[None]:
         """Stay in the cluster, or keep the one on this machine."""
         # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
-        return cluster(self.address, cpus=max(1, round(self.slots * self.cpus)))
+        return cluster(self.address, cpus=max(1, round(self.slots * self.demand.cpus)))
 
     def run(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
@@ -106,7 +113,7 @@ class TuneExecutor:
         payload = ray.put(cloudpickle.dumps(context))
         adapter = Adapter(
             sweep,
-            self.slots,
+            self._slots_now(),
             interrupt,
             retries=self.retries,
             limit_s=context.limits.time_limit_s,
@@ -118,7 +125,7 @@ class TuneExecutor:
                 folder=str(folder.resolve()),
                 code_paths=list(self.code_paths),
             ),
-            {"cpu": self.cpus, "gpu": self.gpus},
+            self._placement,
         )
         tuner = tune.Tuner(
             trainable,
@@ -141,6 +148,30 @@ class TuneExecutor:
         tuner.fit()
         if adapter.fault is not None:
             raise adapter.fault
+
+    @property
+    def _placement(self) -> tune.PlacementGroupFactory:
+        labels = [dict(self.demand.labels)] if self.demand.labels else None
+        return tune.PlacementGroupFactory(
+            [self.demand.bundle], strategy="PACK", bundle_label_selector=labels
+        )
+
+    def _slots_now(self) -> Callable[[], int]:
+        """How many trials may run at a time: of a cluster that is to be filled it is looked up
+        now and then, since nodes join late and are lost.
+        """
+        if self.address is None or self.wanted_slots is not None:
+            return lambda: self.slots
+        looked_s, found = time.perf_counter(), self.slots
+
+        def look() -> int:
+            nonlocal looked_s, found
+            if time.perf_counter() - looked_s > LOOK_S:
+                looked_s = time.perf_counter()
+                found = max(1, sum(map(self.demand.fits, nodes())))
+            return found
+
+        return look
 
 
 class TrialActor(tune.Trainable):

@@ -76,13 +76,16 @@ class Adapter(InDriver, TuneSearcher):
     def __init__(
         self,
         sweep: Sweep,
-        slots: int,
+        slots: Callable[[], int],
         interrupt: Interrupt,
         *,
         retries: Mapping[Cause, int | None] = RETRIES,
         limit_s: float | None = None,
     ) -> None:
-        """`limit_s` is how long a trial may take; its worker ends itself where it takes longer."""
+        """`slots` tells how many trials may run just now.
+
+        `limit_s` is how long a trial may take; its worker ends itself where it takes longer.
+        """
         super().__init__()
         self.sweep, self.slots, self.interrupt = sweep, slots, interrupt
         self.retries, self.limit_s = retries, limit_s
@@ -93,7 +96,7 @@ class Adapter(InDriver, TuneSearcher):
         """The next trial, None while every slot is taken, or FINISHED."""
         if self.fault is not None or self.interrupt.requested:
             return TuneSearcher.FINISHED
-        if len(self.live) >= self.slots:
+        if len(self.live) >= self.slots():
             return None
         try:
             trial = self.sweep.next_trial(wait_s=PATIENCE_S)

@@ -1,0 +1,112 @@
+"""Where trials run on a real Ray cluster of several nodes, and what is refused before any does."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.executors import cluster
+from autoprune.orchestration.executors.resources import Demand
+from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.sweep import Budget
+from autoprune.pruning.recover import FitPlan
+from tests.pruning_tasks import Blobs
+from tests.tiny import REPOSITORY, one_thread, request
+
+_one_thread = pytest.fixture(autouse=True)(one_thread)
+pytestmark = pytest.mark.slow  # workers that import torch on every node
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """A head for no trial, and a worker that is labelled and has something of its own."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made.add_node(num_cpus=2, resources={"probe": 1}, labels={"zone": "a"})
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+def executor(nodes: Cluster, demand: Demand | None = None, slots: int | None = None):
+    return TuneExecutor(
+        slots, demand or Demand(), address=nodes.address, code_paths=[str(REPOSITORY)]
+    )
+
+
+def test_a_cluster_is_filled_as_far_as_its_nodes_hold_trials(nodes: Cluster) -> None:
+    assert executor(nodes).slots == 2
+    assert executor(nodes, Demand(cpus=2)).slots == 1
+    assert executor(nodes, Demand(resources={"probe": 1}, labels={"zone": "a"})).slots == 1
+
+
+@pytest.mark.parametrize(
+    ("demand", "slots", "message"),
+    [
+        (Demand(labels={"zone": "b"}), None, r"asks for 1 CPU, zone=b; there are .*zone=a"),
+        (Demand(accelerator="A100"), None, "asks for 1 CPU, A100; there are"),
+        (Demand(cpus=3), None, r"asks for 3 CPUs; there are .*2 CPUs"),
+        (Demand(), 3, "3 trials at a time, each with 1 CPU, do not fit: 2 do; there are"),
+    ],
+)
+def test_what_no_node_can_hold_is_refused_at_once(
+    nodes: Cluster, tmp_path: Path, demand: Demand, slots: int | None, message: str
+) -> None:
+    began = time.perf_counter()
+    with pytest.raises(AutopruneError, match=message):
+        launch(request(tmp_path, executor=executor(nodes, demand, slots)), Tracking())
+    assert time.perf_counter() - began < 60
+    assert not list(tmp_path.iterdir())
+
+
+def test_trials_run_where_their_labels_and_resources_are(nodes: Cluster, tmp_path: Path) -> None:
+    demand = Demand(resources={"probe": 0.5}, labels={"zone": "a"})
+    asked = request(tmp_path, executor=executor(nodes, demand), budget=Budget(trials=4))
+    result = launch(asked, Tracking()).result
+    assert result.view.slots == 2
+    assert result.view.counts["finished"] == 4
+
+
+def test_other_versions_on_a_node_are_told_with_both(
+    nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = cluster.installed()
+    monkeypatch.setattr(cluster, "installed", lambda: {**own, "torch": "1.0"})
+    with pytest.raises(AutopruneError, match=r"does not have .*: torch 2\.\S+ there, 1\.0 here; "):
+        executor(nodes).check()
+
+
+def test_a_node_that_joins_late_is_filled_too(nodes: Cluster, tmp_path: Path) -> None:
+    """Trials of a few seconds each: on one slot they would take much longer than on three."""
+    joined = []
+
+    def join() -> None:
+        time.sleep(10)
+        joined.append(nodes.add_node(num_cpus=2, labels={"zone": "b"}))
+
+    late = threading.Thread(target=join)
+    late.start()
+    asked = request(
+        tmp_path,
+        executor=executor(nodes, Demand(cpus=2)),
+        budget=Budget(trials=10),
+        recoveries={"finetune": FitPlan(epochs=3)},
+        task=Sleepy(),
+    )
+    result = launch(asked, Tracking()).result
+    late.join()
+    nodes.remove_node(joined[0])
+    assert result.view.counts["finished"] == 10
+    assert result.view.slots == 1
+    assert result.view.busy_s > 1.2 * result.view.search_s, "two slots were busy for a while"
+
+
+class Sleepy(Blobs):
+    """A task whose evaluation takes a second without keeping a core busy."""
+
+    def evaluate(self, model, batches):
+        time.sleep(1.0)
+        return super().evaluate(model, batches)
