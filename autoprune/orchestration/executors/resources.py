@@ -113,7 +113,7 @@ def _held(demand: Demand, nodes: Iterable[Node]) -> float:
 
 def _amount(name: str, amount: float) -> str:
     if name == "memory":
-        return f"{amount / GIGABYTE:.3g} GB of memory"
+        return f"{amount / GIGABYTE:.4g} GB of memory"
     if name.startswith("accelerator_type:"):
         return name.partition(":")[2]
     plural = "s" if name in ("CPU", "GPU") and amount != 1 else ""
