@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,14 @@ class Faulty(Blobs):
 
 def _widths(model: nn.Module) -> str:
     return "-".join(str(tuple(p.shape)) for p in model.parameters())
+
+
+class Sleepy(Blobs):
+    """A task whose evaluation takes a second without keeping a core busy."""
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float]:
+        time.sleep(1.0)
+        return super().evaluate(model, batches)
 
 
 class Stranger(Blobs):

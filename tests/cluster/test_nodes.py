@@ -1,20 +1,23 @@
 """Where trials run on a real Ray cluster of several nodes, and what is refused before any does."""
 
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.trial import Observation
 from autoprune.orchestration.executors import cluster
 from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
-from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.launch import Listeners, Tracking, launch
+from autoprune.orchestration.reports.console import ConsoleWatcher
 from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.view import SweepView
 from autoprune.pruning.recover import FitPlan
-from tests.pruning_tasks import Blobs
+from tests.faults import Sleepy
 from tests.tiny import REPOSITORY, one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -74,21 +77,26 @@ def test_other_versions_on_a_node_are_told_with_both(
     nodes: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = cluster.installed()
-    monkeypatch.setattr(cluster, "installed", lambda: {**own, "torch": "1.0"})
+    monkeypatch.setattr(cluster, "version", lambda name: "1.0" if name == "torch" else own[name])
     with pytest.raises(AutopruneError, match=r"does not have .*: torch 2\.\S+ there, 1\.0 here; "):
         executor(nodes).check()
 
 
+class Joining(ConsoleWatcher):
+    """Starts another node when the first trial has come to its outcome."""
+
+    def __init__(self, nodes: Cluster) -> None:
+        super().__init__(Console(quiet=True))
+        self.nodes, self.joined = nodes, []
+
+    def on_observation(self, observation: Observation, view: SweepView) -> None:
+        if not self.joined:
+            self.joined.append(self.nodes.add_node(num_cpus=2))
+
+
 def test_a_node_that_joins_late_is_filled_too(nodes: Cluster, tmp_path: Path) -> None:
-    """Trials of a few seconds each: on one slot they would take much longer than on three."""
-    joined = []
-
-    def join() -> None:
-        time.sleep(10)
-        joined.append(nodes.add_node(num_cpus=2, labels={"zone": "b"}))
-
-    late = threading.Thread(target=join)
-    late.start()
+    """Trials of some seconds each: one slot alone would be busy for no longer than it takes."""
+    joining = Joining(nodes)
     asked = request(
         tmp_path,
         executor=executor(nodes, Demand(cpus=2)),
@@ -96,17 +104,8 @@ def test_a_node_that_joins_late_is_filled_too(nodes: Cluster, tmp_path: Path) ->
         recoveries={"finetune": FitPlan(epochs=3)},
         task=Sleepy(),
     )
-    result = launch(asked, Tracking()).result
-    late.join()
-    nodes.remove_node(joined[0])
+    result = launch(asked, Tracking(), listeners=Listeners(watchers=(joining,))).result
+    nodes.remove_node(joining.joined[0])
     assert result.view.counts["finished"] == 10
     assert result.view.slots == 1
     assert result.view.busy_s > 1.2 * result.view.search_s, "two slots were busy for a while"
-
-
-class Sleepy(Blobs):
-    """A task whose evaluation takes a second without keeping a core busy."""
-
-    def evaluate(self, model, batches):
-        time.sleep(1.0)
-        return super().evaluate(model, batches)

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoprune.domain.errors import AutopruneError
@@ -146,8 +147,8 @@ def check_versions() -> None:
     asked = {}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = _versions.options(scheduling_strategy=there)
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = _versions.options(scheduling_strategy=place)
             asked[task.remote()] = node["NodeManagerHostname"]
     own = installed()
     done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
@@ -156,20 +157,24 @@ def check_versions() -> None:
             f"node {asked[silent[0]]} of the cluster has not answered for {PATIENCE_S:.0f} s; look "
             "at it with `ray status`, and at its logs"
         )
+    remedy = "install the same versions on all nodes, or run them from one image"
     for answer in done:
-        other = {
-            name: (version, own[name])
-            for name, version in ray.get(answer).items()
-            if version != own[name]
-        }
-        if other:
-            told = "; ".join(
-                f"{name} {there or 'not at all'} there, {here} here"
-                for name, (there, here) in other.items()
-            )
+        try:
+            there = ray.get(answer)
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
             raise AutopruneError(
-                f"node {asked[answer]} of the cluster does not have what this process has: {told}; "
-                "install the same versions on all nodes, or run them from one image"
+                f"node {asked[answer]} of the cluster cannot run autoprune ({reason}); {remedy}"
+            ) from error
+        other = [
+            f"{name} {there[name] or 'not at all'} there, {own[name]} here"
+            for name in VERSIONS
+            if there[name] != own[name]
+        ]
+        if other:
+            raise AutopruneError(
+                f"node {asked[answer]} of the cluster does not have what this process has: "
+                f"{'; '.join(other)}; {remedy}"
             )
 
 
