@@ -51,7 +51,7 @@ def timed_again(
         _again(goal, entry, front, speeds)
         for entry, front in zip(contest.entries, fronts, strict=True)
     )
-    return replace(contest, entries=tuple(entries))
+    return replace(contest, entries=tuple(entries), untimed="")
 
 
 def _front(goal: Goal, folder: Path) -> ParetoFront:

@@ -120,7 +120,8 @@ class Contest:
     @property
     def timed_again(self) -> bool:
         """Whether the final fronts have been timed again beside each other."""
-        return all(entry.course.again is not None for entry in self.entries)
+        again = [entry.course.again for entry in self.entries]
+        return bool(again) and None not in again
 
     @property
     def standings(self) -> Standings | None:
