@@ -4,6 +4,7 @@ Axis legend: N = trials, M = objectives.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import moocore
 import numpy as np
@@ -35,9 +36,24 @@ class ParetoFront:
     def _take(self, observations: Iterable[Observation]) -> None:
         found, points = dict(self._members), dict(self._points)
         for observation in observations:
-            outcome, number = observation.outcome, observation.trial.number
-            if isinstance(outcome, Measurement) and self.goal.feasible(outcome):
-                found[number], points[number] = observation, self.goal.values(outcome)
+            point = point_of(self.goal, observation)
+            if point is not None:
+                found[observation.trial.number] = observation
+                points[observation.trial.number] = point
+        self._reduce(found, points)
+
+    @classmethod
+    def among(
+        cls, goal: Goal, found: Mapping[int, Observation], points: Mapping[int, tuple[float, ...]]
+    ) -> Self:
+        """The front of observations whose points are known, both by trial number."""
+        front = cls(goal)
+        front._reduce(found, points)
+        return front
+
+    def _reduce(
+        self, found: Mapping[int, Observation], points: Mapping[int, tuple[float, ...]]
+    ) -> None:
         if not points:
             return
         numbers = sorted(points)
@@ -77,6 +93,14 @@ class ParetoFront:
 
     def __contains__(self, number: object) -> bool:
         return number in self._members
+
+
+def point_of(goal: Goal, observation: Observation) -> tuple[float, ...] | None:
+    """The objectives' values of a feasible observation; None for one that can be on no front."""
+    outcome = observation.outcome
+    if isinstance(outcome, Measurement) and goal.feasible(outcome):
+        return goal.values(outcome)
+    return None
 
 
 def best_first(goal: Goal, outcomes: Mapping[int, Measurement]) -> list[int]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import overload
 
 from autoprune.domain.objective import Goal
-from autoprune.domain.pareto import ParetoFront
+from autoprune.domain.pareto import ParetoFront, point_of
 from autoprune.domain.trial import Failure, Measurement, Observation, latest
 
 STATES = ("finished", "paused", "stopped", "failed")
@@ -77,6 +77,7 @@ class History:
         self._goal = goal
         self._tellings: list[Observation] = []
         self._last: dict[int, Observation] = {}
+        self._points: dict[int, tuple[float, ...]] = {}
         self._counts = Counter(dict.fromkeys(STATES, 0))
         self._front = ParetoFront(goal)
         self.busy_s = 0.0
@@ -92,9 +93,13 @@ class History:
         if before is not None:
             self._counts[state_of(before)] -= 1
             self.busy_s -= before.seconds
+        self._points.pop(number, None)
+        point = point_of(self._goal, observation)
+        if point is not None:
+            self._points[number] = point
         if number in self._front:
             # what it was worth before may have kept others off the front
-            self._front = ParetoFront(self._goal, self._last.values())
+            self._front = ParetoFront.among(self._goal, self._last, self._points)
         else:
             front = copy.copy(self._front)
             if front.add(observation):

@@ -17,9 +17,13 @@ from tests.simulation import Clock, SimulatedCluster
 
 
 @pytest.mark.parametrize(
-    ("trials", "slots"), [(2_000, 100), pytest.param(100_000, 1_000, marks=pytest.mark.slow)]
+    ("trials", "slots", "ladder"),
+    [
+        (2_000, 100, None),
+        (2_000, 100, Ladder((0, 2))),
+        pytest.param(100_000, 1_000, Ladder((0, 2)), marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("ladder", [None, Ladder((0, 2))], ids=["no ladder", "ladder"])
 def test_no_trial_is_lost_or_run_twice_and_no_slot_is_idle(
     tmp_path: Path, trials: int, slots: int, ladder: Ladder | None
 ) -> None:
