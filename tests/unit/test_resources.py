@@ -72,6 +72,10 @@ def test_nodes_that_may_come_count() -> None:
     assert slots_of(Demand(gpus=1), [SMALL], coming=[gpus], wanted=2) == 2
     with pytest.raises(AutopruneError, match="4 trials at a time, each with 1 CPU, 1 GPU, do not"):
         slots_of(Demand(gpus=1), [SMALL], coming=[gpus], wanted=4)
+    there = Node("a gpu worker", gpus.offers)
+    assert slots_of(Demand(gpus=1), [there, there], coming=[gpus]) == 3, (
+        "two of the three are there"
+    )
     endless = Node("any number", {"CPU": 8.0}, most=math.inf)
     assert slots_of(Demand(), [SMALL], coming=[endless]) == 4
     assert slots_of(Demand(), [], coming=[endless]) == 1

@@ -84,13 +84,13 @@ class Demand:
 def slots_of(
     demand: Demand, nodes: Sequence[Node], *, coming: Sequence[Node] = (), wanted: int | None = None
 ) -> int:
-    """How many trials run at a time on `nodes`, and on those that may be `coming`.
+    """How many trials run at a time on `nodes`, or on all that there may be of the kinds `coming`.
 
-    As many as are wanted, or as fit where None are. Raises AutopruneError, with what there is,
+    Nodes of those kinds that are there already count among them. As many as are wanted, or as fit where None are. Raises AutopruneError, with what there is,
     where none would ever fit, or not as many as are wanted.
     """
     there = _held(demand, nodes)
-    most = there + _held(demand, coming)
+    most = max(there, _held(demand, coming))
     if most >= (wanted or 1):
         return int(wanted or (most if math.isfinite(most) else max(there, 1)))
     have = "; ".join(map(str, [*nodes, *coming])) or "no node"
