@@ -86,8 +86,9 @@ def slots_of(
 ) -> int:
     """How many trials run at a time on `nodes`, or on all that there may be of the kinds `coming`.
 
-    Nodes of those kinds that are there already count among them. As many as are wanted, or as fit where None are. Raises AutopruneError, with what there is,
-    where none would ever fit, or not as many as are wanted.
+    Nodes of those kinds that are there already count among them. As many as are wanted, or as fit
+    where None are. Raises AutopruneError, with what there is, where none would ever fit, or not as
+    many as are wanted.
     """
     there = _held(demand, nodes)
     most = max(there, _held(demand, coming))
