@@ -20,15 +20,20 @@ class Call:
     """A command's plain config, and where and how it speaks.
 
     `words` are the overrides that it was composed from, with the configs in `config_dir`, and
-    `given` the keys that they set.
+    `given` the keys that they set; `flags` are the command's own.
     """
 
     config: Mapping[str, Any]
     console: Console
     code_paths: Sequence[str] = ()
-    as_json: bool = False
+    flags: frozenset[str] = frozenset()
     words: Sequence[str] = ()
     config_dir: str | None = None
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the answer is to be JSON."""
+        return "--json" in self.flags
 
     @property
     def given(self) -> frozenset[str]:

@@ -42,7 +42,10 @@ COMMANDS = {
         "profiles", "what each group gives and costs on its own (--json)", flags=("--json",)
     ),
     "resume": Command("sweeps", "go on with a sweep that was interrupted"),
-    "status": Command("status", "how a sweep stands (--json)", flags=("--json",)),
+    "status": Command("status", "how a sweep or a job stands (--json)", flags=("--json",)),
+    "submit": Command("jobs", "send a sweep to a Ray cluster as a job, and leave"),
+    "logs": Command("jobs", "what a job prints (-f follows it)", flags=("-f", "--follow")),
+    "stop": Command("jobs", "end a job's sweep in good order"),
     "dashboard": Command("pages", "serve MLflow on 127.0.0.1"),
     "compare": Command(
         "contests", "which searcher finds most on one budget (--json)", flags=("--json",)
@@ -123,7 +126,7 @@ def _dispatch(words: list[str]) -> int:
         config,
         console=stdout(),
         code_paths=code_paths,
-        as_json="--json" in flags,
+        flags=frozenset(flags),
         words=tuple(overrides),
         config_dir=config_dir,
     )

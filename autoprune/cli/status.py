@@ -10,7 +10,11 @@ from autoprune.orchestration.reports.pareto import pareto_json
 
 
 def status(call: Call) -> int:
-    """How a sweep stands, from its journal; works while it runs."""
+    """How a sweep stands, from its journal; works while it runs. Or how a job does."""
+    if call.given & {"job", "executor.address"}:
+        from autoprune.cli import jobs  # Ray takes a second to import
+
+        return jobs.status(call)
     _, record = call.sweep()
     view = view_of(record)
     done = len(view.observations)

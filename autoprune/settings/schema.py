@@ -232,6 +232,14 @@ class SparsityConfig(SweepConfig):
 
 
 @dataclass
+class SubmitConfig(SweepConfig):
+    """`autoprune submit`: a sweep on a cluster, or what remains of one (`resume`)."""
+
+    resume: str | None = None
+    stop_s: int = 600
+
+
+@dataclass
 class SweepRefConfig:
     """A sweep that exists: its id, or ``latest``, below the output folder."""
 
@@ -247,8 +255,26 @@ class ResumeConfig(SweepRefConfig):
 
 
 @dataclass
+class AddressConfig:
+    """Where a cluster is."""
+
+    address: str | None = None
+
+
+@dataclass
+class JobRefConfig:
+    """A job that `autoprune submit` sent to a cluster: its id, or ``latest``."""
+
+    job: str = "latest"
+    executor: AddressConfig = field(default_factory=AddressConfig)
+
+
+@dataclass
 class StatusConfig(SweepRefConfig):
-    """`autoprune status`."""
+    """`autoprune status`: of a sweep's folder, or of a job on a cluster."""
+
+    job: str | None = None
+    executor: AddressConfig = field(default_factory=AddressConfig)
 
 
 @dataclass
@@ -318,6 +344,9 @@ COMMANDS: dict[str, type] = {
     "plan": SweepConfig,
     "profile": ProfileConfig,
     "compare": CompareConfig,
+    "submit": SubmitConfig,
+    "logs": JobRefConfig,
+    "stop": JobRefConfig,
     "resume": ResumeConfig,
     "status": StatusConfig,
     "dashboard": DashboardConfig,

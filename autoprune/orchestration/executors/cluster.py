@@ -44,10 +44,12 @@ ANSWER_S = 5.0
 
 
 @contextmanager
-def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
+def cluster(
+    address: str | None, *, cpus: int = 1, runtime_env: Mapping[str, Any] | None = None
+) -> Iterator[None]:
     """Join the cluster at `address`, or start one of `cpus` here where that is None; then leave.
 
-    Where this process is in a cluster already, that one is used and not left. Raises
+    Workers of a cluster that is joined get `runtime_env`. Where this process is in a cluster already, that one is used and not left. Raises
     AutopruneError where nobody answers.
     """
     with _ray_as_we_need_it():
@@ -67,10 +69,10 @@ def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
                 )
             else:
                 try:
-                    ray.init(address=address, **OPTIONS)
+                    ray.init(address=address, runtime_env=runtime_env, **OPTIONS)
                 except (ConnectionError, RuntimeError, ValueError) as error:
                     with suppress(OSError):
-                        if _answers(address):
+                        if answers(address):
                             raise _refused(address, error) from error
                     raise _unreachable(address, error) from error
         try:
@@ -82,12 +84,12 @@ def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
 def check_address(address: str | None) -> None:
     """Raise AutopruneError where nobody answers at the address; Ray 2.60 tries for minutes."""
     try:
-        _answers(address)
+        answers(address)
     except OSError as error:
         raise _unreachable(address or "", error) from error
 
 
-def _answers(address: str | None) -> bool:
+def answers(address: str | None) -> bool:
     """Whether somebody listens at a host and port. Raises OSError where nobody does."""
     host, separator, port = (address or "").rpartition(":")
     if not separator or not port.isdigit() or "/" in host:

@@ -35,6 +35,7 @@ from autoprune.orchestration.executors.tune_driver import (
     Stopper,
     trial_name,
 )
+from autoprune.orchestration.executors.user_code import runtime_env
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 from autoprune.orchestration.work import work
@@ -53,8 +54,8 @@ class TuneExecutor:
     `address` None starts a cluster on this machine; ``auto`` or an address joins an existing
     one. `wanted_slots` trials run at a time, each with what `demand` says; None fills the cluster,
     also with nodes that join later. `retries` tells how often a trial that is lost with its worker
-    is run again, by cause. `code_paths` are put before a worker's import path, so that it finds the
-    user's own modules.
+    is run again, by cause. `code_paths` are where the user's own modules are: they are put before a
+    worker's import path, and what was loaded from them goes to the nodes of a cluster.
     """
 
     wanted_slots: int | None = None
@@ -96,7 +97,8 @@ class TuneExecutor:
     def kept(self) -> AbstractContextManager[None]:
         """Stay in the cluster, or keep the one on this machine."""
         # cores are bookkeeping and may be shared; the GPUs are those that Ray finds
-        return cluster(self.address, cpus=max(1, round(self.slots * self.demand.cpus)))
+        cpus = max(1, round(self.slots * self.demand.cpus))
+        return cluster(self.address, cpus=cpus, runtime_env=runtime_env(self.code_paths))
 
     def run(
         self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt

@@ -1,0 +1,40 @@
+"""The user's own modules, as a cluster's workers get them."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+OURS = ("__main__", "autoprune", "autoprune_agents")
+SENT_BY_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets for a job's driver, whose workers have the job's folder."""
+
+
+def runtime_env(code_paths: Sequence[str]) -> Mapping[str, Any]:
+    """The runtime environment that brings workers the modules which were loaded from folders.
+
+    What the modules themselves load later is brought where it is a part of the same package.
+    """
+    if SENT_BY_A_JOB in os.environ:
+        return {}
+    return {"py_modules": sorted(_loaded_from(code_paths))}
+
+
+def _loaded_from(code_paths: Sequence[str]) -> Iterator[str]:
+    """The files of single modules and the folders of packages."""
+    places = {Path(path).resolve() for path in code_paths}
+    for name, module in list(sys.modules.items()):
+        found = None if "." in name or name in OURS else _place(module)
+        if found is not None and found.parent in places:
+            yield str(found)
+
+
+def _place(module: ModuleType) -> Path | None:
+    """The folder of a package, or the file of a module in Python."""
+    folders = list(getattr(module, "__path__", ()))
+    if folders:
+        return Path(folders[0]).resolve()
+    file = Path(getattr(module, "__file__", None) or "")
+    return file.resolve() if file.suffix == ".py" else None

@@ -1,0 +1,140 @@
+"""A cluster of three hosts with addresses of their own, a team's MLflow, and strangers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from tests.hosts import Host, Network, network
+from tests.team import ADMIN, PASSWORD, Server, served, with_postgresql
+from tests.tiny import REPOSITORY, WORDS, sweep_folder, told
+
+pytestmark = pytest.mark.slow  # a cluster of three, and servers that import all of MLflow
+TOKEN = "a-token-for-this-test-that-nobody-would-guess"
+LOGIN = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+JOIN_S = 120.0
+
+
+@dataclass(frozen=True)
+class Team:
+    """Three hosts that share a folder, with a cluster on them, and an MLflow on their network."""
+
+    network: Network
+    head: Host
+    workers: tuple[Host, Host]
+    mlflow: Server
+    environment: Mapping[str, str]
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{self.head.address}:8265"
+
+    def autoprune(
+        self, *words: str, cwd: Path, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of somebody's outside of the cluster."""
+        code = "import sys; from autoprune.cli import main; sys.exit(main())"
+        return subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=cwd,
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    token = folder / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    here = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'agents'}",
+        "HOME": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_grpc_server_use_loopback": "false",
+    }
+    with network(folder, here) as hosts, with_postgresql() as where:
+        allowed = {**where, "MLFLOW_SERVER_ALLOWED_HOSTS": f"{hosts.gateway}:*"}
+        with served(folder, allowed, host=hosts.gateway) as server:
+            head = hosts.host("head")
+            head.head("--num-cpus=0", **LOGIN)
+            workers = hosts.host("a"), hosts.host("b")
+            for worker in workers:
+                worker.join(head, "--num-cpus=1")
+            made = Team(hosts, head, workers, server, here)
+            wait_for_nodes(made, 3)
+            yield made
+
+
+def wait_for_nodes(team: Team, count: int) -> None:
+    until = time.monotonic() + JOIN_S
+    program = "import ray; ray.init('auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+    while True:
+        done = team.head.run([sys.executable, "-c", program])
+        if done.stdout.strip() == str(count):
+            return
+        assert time.monotonic() < until, (done.stdout, done.stderr, team.head.log.read_text())
+        time.sleep(1)
+
+
+def submitted(team: Team, folder: Path, output: Path, *words: str) -> str:
+    """A job's id."""
+    done = team.autoprune(
+        "submit",
+        f"executor.address={team.dashboard}",
+        f"output={output}",
+        f"tracking.uri={team.mlflow.uri}",
+        *words,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.match(r"job +(\S+)\n", done.stdout)
+    assert found is not None, done.stdout
+    return found[1]
+
+
+def test_a_sweep_is_submitted_followed_and_its_front_is_loaded_over_http(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, output = tmp_path / "project", tmp_path / "outputs"
+    project.mkdir()
+    at = f"executor.address={team.dashboard}"
+    job = submitted(team, project, output, *WORDS, "name=tiny", "budget.trials=6")
+    done = team.autoprune("logs", "-f", f"job={job}", at, cwd=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials at a time" in done.stdout
+    assert re.search(r"^\[ *6/6\] trial", done.stdout, re.MULTILINE)
+    assert f"job       {job}: SUCCEEDED" in done.stdout
+    stood = json.loads(team.autoprune("status", f"job={job}", at, "--json", cwd=project).stdout)
+    assert (stood["id"], stood["state"]) == (job, "SUCCEEDED")
+    folder = sweep_folder(output)
+    assert folder is not None
+    assert sorted(told(folder)) == list(range(6))
+    for name, value in LOGIN.items():
+        monkeypatch.setenv(name, value)
+    client = MlflowClient(team.mlflow.uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`pareto` = 'true'")
+    front = json.loads((folder / "pareto.json").read_text())["front"]
+    assert len(runs) == len(front) > 0
+    mlflow.set_tracking_uri(team.mlflow.uri)
+    for run in runs:
+        model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+        assert model.predict(torch.zeros(2, 1, 8, 8).numpy()).shape == (2, 10)
