@@ -48,10 +48,10 @@ class Network:
     def gateway(self) -> str:
         return f"{self.prefix}.254"
 
-    def host(self, name: str) -> "Host":
-        """One more host."""
+    def host(self, name: str, *, hidden: Path | None = None) -> "Host":
+        """One more host; to what runs on it the folder `hidden` is empty."""
         number = len(self.hosts) + 1
-        made = Host(self, name, f"{self.name}-{number}", f"{self.prefix}.{number}")
+        made = Host(self, name, f"{self.name}-{number}", f"{self.prefix}.{number}", hidden)
         made.connect()
         self.hosts.append(made)
         return made
@@ -59,12 +59,13 @@ class Network:
 
 @dataclass
 class Host:
-    """A namespace with one address, and what runs in it."""
+    """A namespace with one address, and what runs in it; to that the folder `hidden` is empty."""
 
     network: Network
     name: str
     namespace: str
     address: str
+    hidden: Path | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def connect(self) -> None:
@@ -83,7 +84,10 @@ class Host:
         return self.network.folder / f"{self.name}.log"
 
     def command(self, words: Sequence[str]) -> list[str]:
-        return ["ip", "netns", "exec", self.namespace, *words]
+        # ip gives what it runs a view of its own on what is mounted
+        hide = 'test -z "$0" || mount -t tmpfs tmpfs "$0"; exec "$@"'
+        place = "" if self.hidden is None else str(self.hidden)
+        return ["ip", "netns", "exec", self.namespace, "sh", "-c", hide, place, *words]
 
     def start(self, words: Sequence[str], **variables: str) -> subprocess.Popen[bytes]:
         """A process of this host's, in a session of its own."""
@@ -99,15 +103,18 @@ class Host:
         self.processes.append(process)
         return process
 
-    def run(self, words: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, words: Sequence[str], *, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command on this host to its end."""
         return subprocess.run(
             self.command(words),
+            cwd=cwd,
+            env={**self.network.environment, **variables},
             capture_output=True,
             text=True,
             check=False,
-            env={**self.network.environment},
-            **options,  # type: ignore[call-overload]
+            timeout=600,
         )
 
     @property
@@ -149,15 +156,15 @@ class Host:
         self.start(command, **variables)
 
 
-NUMBERS = itertools.count()
+NAMES, NUMBERS = itertools.cycle("abcdefgh"), itertools.count()
 
 
 @contextmanager
 def network(folder: Path, environment: Mapping[str, str]) -> Iterator[Network]:
     """A network of its own, taken away with all that runs on it."""
     wanted()
-    name = f"ap{os.getpid() % 10**6}-{next(NUMBERS)}"
-    prefix = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
+    name = f"ap{os.getpid() % 10**6}{next(NAMES)}"
+    prefix = f"10.{64 + os.getpid() % 64}.{(os.getpid() // 64 + next(NUMBERS)) % 256}"
     made = Network(name, prefix, folder, environment)
     with ExitStack() as stack:
         ip("link", "add", name, "type", "bridge")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,39 +16,59 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from autoprune.orchestration.tracking.serving import ready_model
 from tests.hosts import Host, Network, network
 from tests.team import ADMIN, PASSWORD, Server, served, with_postgresql
-from tests.tiny import REPOSITORY, WORDS, sweep_folder, told
+from tests.tiny import REPOSITORY, WORDS, events, sweep_folder, told
 
 pytestmark = pytest.mark.slow  # a cluster of three, and servers that import all of MLflow
 TOKEN = "a-token-for-this-test-that-nobody-would-guess"
 LOGIN = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
 JOIN_S = 120.0
+AUTOPRUNE = (sys.executable, "-c", "import sys; from autoprune.cli import main; sys.exit(main())")
+MODEL = """
+from torch import nn
+
+
+def net(classes: int = 10) -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), Scaled(), nn.Linear(32, classes)
+    )
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return 0.5 * x
+"""
+"""A user's module, without which no worker can take up a trial."""
+PROJECT = ("--config-dir", "conf", "model=mine", "name=tiny", "budget.trials=6")
+PROJECT = (*PROJECT, *(word for word in WORDS if not word.startswith("model")))
 
 
 @dataclass(frozen=True)
 class Team:
-    """Three hosts that share a folder, with a cluster on them, and an MLflow on their network."""
+    """Three hosts with a cluster on them, and an MLflow on their network.
+
+    They share all folders but `private`, which is empty to the workers.
+    """
 
     network: Network
     head: Host
     workers: tuple[Host, Host]
     mlflow: Server
+    private: Path
     environment: Mapping[str, str]
 
     @property
     def dashboard(self) -> str:
         return f"http://{self.head.address}:8265"
 
-    def autoprune(
-        self, *words: str, cwd: Path, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def autoprune(self, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         """A command of somebody's outside of the cluster."""
-        code = "import sys; from autoprune.cli import main; sys.exit(main())"
         return subprocess.run(
-            [sys.executable, "-c", code, *words],
+            [*AUTOPRUNE, *words],
             cwd=cwd,
-            env={**self.environment, **variables},
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -58,7 +79,8 @@ class Team:
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
-    token = folder / "token"
+    private, token = folder / "private", folder / "token"
+    private.mkdir()
     token.write_text(TOKEN)
     token.chmod(0o600)
     here = {
@@ -75,17 +97,18 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         with served(folder, allowed, host=hosts.gateway) as server:
             head = hosts.host("head")
             head.head("--num-cpus=0", **LOGIN)
-            workers = hosts.host("a"), hosts.host("b")
+            workers = hosts.host("a", hidden=private), hosts.host("b", hidden=private)
             for worker in workers:
                 worker.join(head, "--num-cpus=1")
-            made = Team(hosts, head, workers, server, here)
+            made = Team(hosts, head, workers, server, private, here)
             wait_for_nodes(made, 3)
             yield made
 
 
 def wait_for_nodes(team: Team, count: int) -> None:
     until = time.monotonic() + JOIN_S
-    program = "import ray; ray.init('auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+    joining = "import ray; ray.init('auto', logging_level='ERROR')"
+    program = f"{joining}; print(sum(node['Alive'] for node in ray.nodes()))"
     while True:
         done = team.head.run([sys.executable, "-c", program])
         if done.stdout.strip() == str(count):
@@ -110,19 +133,27 @@ def submitted(team: Team, folder: Path, output: Path, *words: str) -> str:
     return found[1]
 
 
+def project(folder: Path) -> Path:
+    """A user's folder."""
+    (folder / "conf/model").mkdir(parents=True)
+    (folder / "my_net.py").write_text(MODEL)
+    (folder / "conf/model/mine.yaml").write_text("_target_: my_net.net\n")
+    return folder
+
+
 def test_a_sweep_is_submitted_followed_and_its_front_is_loaded_over_http(
     team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, output = tmp_path / "project", tmp_path / "outputs"
-    project.mkdir()
+    mine, output = project(tmp_path / "project"), tmp_path / "outputs"
     at = f"executor.address={team.dashboard}"
-    job = submitted(team, project, output, *WORDS, "name=tiny", "budget.trials=6")
-    done = team.autoprune("logs", "-f", f"job={job}", at, cwd=project)
+    job = submitted(team, mine, output, *PROJECT)
+    shutil.rmtree(mine)  # the job has it
+    done = team.autoprune("logs", "-f", f"job={job}", at, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 trials at a time" in done.stdout
     assert re.search(r"^\[ *6/6\] trial", done.stdout, re.MULTILINE)
     assert f"job       {job}: SUCCEEDED" in done.stdout
-    stood = json.loads(team.autoprune("status", f"job={job}", at, "--json", cwd=project).stdout)
+    stood = json.loads(team.autoprune("status", f"job={job}", at, "--json", cwd=tmp_path).stdout)
     assert (stood["id"], stood["state"]) == (job, "SUCCEEDED")
     folder = sweep_folder(output)
     assert folder is not None
@@ -136,5 +167,19 @@ def test_a_sweep_is_submitted_followed_and_its_front_is_loaded_over_http(
     assert len(runs) == len(front) > 0
     mlflow.set_tracking_uri(team.mlflow.uri)
     for run in runs:
-        model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+        model = mlflow.pyfunc.load_model(f"models:/{ready_model(client, run.info.run_id)}")
         assert model.predict(torch.zeros(2, 1, 8, 8).numpy()).shape == (2, 10)
+
+
+def test_a_sweep_that_is_attached_brings_workers_its_users_modules(
+    team: Team, tmp_path: Path
+) -> None:
+    mine = project(team.private / "project")
+    words = ["sweep", "executor.address=auto", f"output={tmp_path}", "tracking=none", *PROJECT]
+    done = team.head.run([*AUTOPRUNE, *words], cwd=mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = sweep_folder(tmp_path)
+    assert folder is not None
+    outcomes = [event["observation"]["outcome"] for event in events(folder, "tell")]
+    assert len(outcomes) == 6
+    assert not [outcome for outcome in outcomes if "reason" in outcome]

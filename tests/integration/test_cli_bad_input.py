@@ -91,6 +91,30 @@ def test_targets_and_their_arguments_all_at_once(refused: Refused) -> None:
     assert "'autoprune.measurement.runtimes' is a module; name a class or a function" in message
 
 
+def test_jobs_that_cannot_be_sent(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = refused(
+        *("submit", "executor=inline", "name=a/b", "stop_s=0"),
+        "tracking.uri=http://me:hush@mlflow.example.com",
+    )
+    assert "name='a/b': a sweep is named with letters" in message
+    assert "stop_s is 0" in message
+    assert "executor.kind=inline runs trials in this process" in message
+    assert "output=outputs would be a folder inside the job's" in message
+    assert "tracking.uri=http://me:***@mlflow.example.com holds a password" in message
+    assert "hush" not in message
+    assert "executor.address is not set; name the cluster's dashboard" in message
+    there = ("output=/outputs", "executor.address=http://127.0.0.1:1")
+    message = refused("submit", *there, "resume=latest", "searcher=tpe", "budget.trials=9")
+    assert "goes on with a sweep as it was begun; leave out searcher, or start" in message
+    message = refused("submit", *there, "--config-dir", "/")
+    assert "--config-dir / is not in the folder that goes to the cluster" in message
+    for words in (["submit", *there], ["logs", there[1]], ["stop", there[1]], ["status", there[1]]):
+        message = refused(*words)
+        assert "no Ray cluster takes jobs at executor.address='http://127.0.0.1:1'" in message
+        assert "name the dashboard of one" in message
+
+
 def test_a_place_to_measure_that_is_none(refused: Refused) -> None:
     message = refused("plan", *SMALL, "meter.where=bech")
     assert "place to measure 'bech' is not known; did you mean 'bench'?" in message
