@@ -1,10 +1,12 @@
 """Hosts with addresses of their own on this machine: network namespaces on one bridge.
 
-They share the file system, as machines that mount one folder do, and processes.
+They share processes and the file system, as machines that mount one folder do, but for the places
+that each has to itself.
 """
 
 import itertools
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,8 @@ from pathlib import Path
 import pytest
 
 START_S = 120.0
+STARTED = "Ray runtime started."
+RAY_FOLDER = Path("/tmp/ray")
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -48,10 +52,12 @@ class Network:
     def gateway(self) -> str:
         return f"{self.prefix}.254"
 
-    def host(self, name: str, *, hidden: Path | None = None) -> "Host":
-        """One more host; to what runs on it the folder `hidden` is empty."""
+    def host(self, name: str, *own: Path) -> "Host":
+        """One more host, with folders that it has to itself besides Ray's."""
         number = len(self.hosts) + 1
-        made = Host(self, name, f"{self.name}-{number}", f"{self.prefix}.{number}", hidden)
+        made = Host(
+            self, name, f"{self.name}-{number}", f"{self.prefix}.{number}", (RAY_FOLDER, *own)
+        )
         made.connect()
         self.hosts.append(made)
         return made
@@ -59,13 +65,13 @@ class Network:
 
 @dataclass
 class Host:
-    """A namespace with one address, and what runs in it; to that the folder `hidden` is empty."""
+    """A namespace with one address and folders of its own, and what runs in it."""
 
     network: Network
     name: str
     namespace: str
     address: str
-    hidden: Path | None = None
+    own: Sequence[Path] = ()
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def connect(self) -> None:
@@ -85,9 +91,16 @@ class Host:
 
     def command(self, words: Sequence[str]) -> list[str]:
         # ip gives what it runs a view of its own on what is mounted
-        hide = 'test -z "$0" || mount -t tmpfs tmpfs "$0"; exec "$@"'
-        place = "" if self.hidden is None else str(self.hidden)
-        return ["ip", "netns", "exec", self.namespace, "sh", "-c", hide, place, *words]
+        mounts = [shlex.join(["mount", "--bind", str(self._kept(p)), str(p)]) for p in self.own]
+        script = " && ".join([*mounts, 'exec "$@"'])
+        return ["ip", "netns", "exec", self.namespace, "sh", "-c", script, self.name, *words]
+
+    def _kept(self, place: Path) -> Path:
+        """Where this host's own folder is kept that it has at `place`."""
+        kept = self.network.folder / self.name / place.name
+        for folder in (kept, place):
+            folder.mkdir(parents=True, exist_ok=True)
+        return kept
 
     def start(self, words: Sequence[str], **variables: str) -> subprocess.Popen[bytes]:
         """A process of this host's, in a session of its own."""
@@ -153,7 +166,13 @@ class Host:
 
     def _ray(self, *words: str, **variables: str) -> None:
         command = [RAY, "start", f"--node-ip-address={self.address}", "--block", *words]
-        self.start(command, **variables)
+        process = self.start(command, RAY_raylet_start_wait_time_s="120", **variables)
+        began = self.log.read_text().count(STARTED)
+        until = time.monotonic() + START_S
+        while self.log.read_text().count(STARTED) == began:
+            assert process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.5)
 
 
 NAMES, NUMBERS = itertools.cycle("abcdefgh"), itertools.count()

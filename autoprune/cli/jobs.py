@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def _check_address(address: str | None) -> None:
         )
 
 
-def _check_secrets(words: tuple[str, ...] | list[str]) -> None:
+def _check_secrets(words: Sequence[str]) -> None:
     for word in words:
         if shown(word) != word:
             raise AutopruneError(

@@ -139,13 +139,13 @@ class Jobs:
 
     def follow(self, job: Job) -> Iterator[str]:
         """What a job prints, from its beginning until it ends."""
+        async def following() -> str | None:
+            return await anext(parts, None)
+
         with asyncio.Runner() as runner, self._asking():
             parts = self._client.tail_job_logs(job.id)
-            while True:
-                try:
-                    yield runner.run(anext(parts))
-                except StopAsyncIteration:
-                    return
+            while (part := runner.run(following())) is not None:
+                yield part
 
     def stop(self, job: Job, *, waiting: Callable[[Job], None] | None = None) -> Job:
         """Ask a job to end, and wait until it has; `waiting` hears of it once it is asked."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from autoprune.orchestration.tracking.serving import ready_model
 from tests.hosts import Host, Network, network
+from tests.strangers import knock
 from tests.team import ADMIN, PASSWORD, Server, served, with_postgresql
 from tests.tiny import REPOSITORY, WORDS, events, sweep_folder, told
 
@@ -97,7 +98,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         with served(folder, allowed, host=hosts.gateway) as server:
             head = hosts.host("head")
             head.head("--num-cpus=0", **LOGIN)
-            workers = hosts.host("a", hidden=private), hosts.host("b", hidden=private)
+            workers = hosts.host("a", private), hosts.host("b", private)
             for worker in workers:
                 worker.join(head, "--num-cpus=1")
             made = Team(hosts, head, workers, server, private, here)
@@ -107,7 +108,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 def wait_for_nodes(team: Team, count: int) -> None:
     until = time.monotonic() + JOIN_S
-    joining = "import ray; ray.init('auto', logging_level='ERROR')"
+    joining = f"import ray; ray.init('{team.head.address}:6379', logging_level='ERROR')"
     program = f"{joining}; print(sum(node['Alive'] for node in ray.nodes()))"
     while True:
         done = team.head.run([sys.executable, "-c", program])
@@ -164,7 +165,8 @@ def test_a_sweep_is_submitted_followed_and_its_front_is_loaded_over_http(
     (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
     runs = client.search_runs([experiment.experiment_id], "tags.`pareto` = 'true'")
     front = json.loads((folder / "pareto.json").read_text())["front"]
-    assert len(runs) == len(front) > 0
+    assert {run.info.run_id for run in runs} == {member["run_id"] for member in front}
+    assert front
     mlflow.set_tracking_uri(team.mlflow.uri)
     for run in runs:
         model = mlflow.pyfunc.load_model(f"models:/{ready_model(client, run.info.run_id)}")
@@ -175,11 +177,57 @@ def test_a_sweep_that_is_attached_brings_workers_its_users_modules(
     team: Team, tmp_path: Path
 ) -> None:
     mine = project(team.private / "project")
-    words = ["sweep", "executor.address=auto", f"output={tmp_path}", "tracking=none", *PROJECT]
+    words = [
+        "sweep",
+        f"executor.address={team.head.address}:6379",
+        f"output={tmp_path}",
+        "tracking=none",
+        *PROJECT,
+    ]
     done = team.head.run([*AUTOPRUNE, *words], cwd=mine)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = sweep_folder(tmp_path)
     assert folder is not None
-    outcomes = [event["observation"]["outcome"] for event in events(folder, "tell")]
+    outcomes = [event["observation"] for event in events(folder, "tell")]
     assert len(outcomes) == 6
-    assert not [outcome for outcome in outcomes if "reason" in outcome]
+    assert all("measurement" in outcome for outcome in outcomes), outcomes
+
+
+def test_a_stranger_without_the_token_is_refused_by_all_that_listens(team: Team) -> None:
+    answers = [answer for host in team.network.hosts for answer in knock(host)]
+    pages = [answer for answer in answers if answer.pages and not answer.exporter]
+    calls = [answer for answer in answers if answer.calls]
+    # the dashboard and, on each host, the agents of the dashboard and of environments
+    assert len(pages) == 1 + 2 * 3
+    assert {status for answer in pages for status in answer.pages.values()} == {401}, pages
+    # the cluster's state, Ray Client, and on each host the raylet's two ports and the agent's
+    assert len(calls) >= 2 + 3 * 3
+    known = {code for answer in calls for code in answer.calls.values()}
+    assert known <= {"UNAUTHENTICATED", "UNIMPLEMENTED"}, calls
+    refusing = {answer.host for answer in calls if "UNAUTHENTICATED" in answer.calls.values()}
+    assert refusing == {"head", "a", "b"}
+    # figures for Prometheus are for everybody (deploy/SECURITY.md)
+    assert {answer.host for answer in answers if answer.exporter} == {"head", "a", "b"}
+
+
+@pytest.mark.parametrize("token", ["", "another-token-than-the-cluster-has-been-given"])
+def test_a_stranger_is_told_that_the_token_is_missing(
+    team: Team, tmp_path: Path, token: str
+) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text(token)
+    without = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)} if token else {}
+    there = [f"executor.address={team.dashboard}", f"output={tmp_path}"]
+    mine = project(tmp_path / "project")
+    stranger = replace(
+        team, environment={**team.environment, "RAY_AUTH_MODE": "disabled"} | without
+    )
+    for words in (["submit", *there, *PROJECT], ["logs", there[0]], ["stop", there[0]]):
+        done = stranger.autoprune(*words, cwd=mine)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "does not let this process in; give the same RAY_AUTH_MODE and" in done.stderr
+    joining = ["sweep", f"executor.address={team.head.address}:6379", f"output={tmp_path}"]
+    done = team.head.run([*AUTOPRUNE, *joining, *PROJECT], cwd=mine, **stranger.environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "answers and does not let this process in" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
