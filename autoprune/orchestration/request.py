@@ -138,12 +138,12 @@ class SweepRequest:
     @property
     def place(self) -> Store:
         """The place where trials save, which all nodes must reach."""
-        return self.storage or Store(str(self.output.resolve()))
+        return self.storage or Store(str(self.output.absolute()))
 
     def storage_of(self, folder: Path) -> Storage:
         """What keeps the snapshots of the sweep in `folder`."""
         if self.storage is None:
-            return InFolder(folder.resolve())
+            return InFolder(folder.absolute())
         return InStore(self.storage, folder.name)
 
     @property

@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -40,60 +42,79 @@ def nodes() -> Iterator[Cluster]:
 
 
 def executor(nodes: Cluster) -> TuneExecutor:
-    return TuneExecutor(address=nodes.address, code_paths=[str(REPOSITORY)])
+    return TuneExecutor(1, address=nodes.address, code_paths=[str(REPOSITORY)])
+
+
+OWN = Path("/proc/self/cwd")
+"""Leads to another place on each node, as a disk does that is not shared."""
+
+
+@pytest.fixture
+def apart(nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of two nodes one sees what this process has in `OWN`, and the other one does not."""
+    for place in ("here", "there"):
+        (tmp_path / place / "disk").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / place)
+        nodes.add_node(num_cpus=1, resources={place: 1})
+    nodes.wait_for_nodes()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
 
 
 def test_nodes_that_do_not_see_where_trials_save_are_refused_by_name(
-    nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Cluster, apart: Path
 ) -> None:
-    """A path that leads to another place on each node, as an unshared disk does."""
-    for place in ("here", "there"):
-        (tmp_path / place / "disk").mkdir(parents=True)
-    disk = Store("/proc/self/cwd/disk")
-    monkeypatch.chdir(tmp_path / "here")
-    nodes.add_node(num_cpus=1, resources={"here": 1})
-    monkeypatch.chdir(tmp_path / "there")
-    nodes.add_node(num_cpus=1, resources={"there": 1})
-    monkeypatch.chdir(tmp_path / "here")
-    nodes.wait_for_nodes()
-    name = os.uname().nodename
-    reason = "does not see there what this process writes there"
+    name, reason = os.uname().nodename, "does not see there what this process writes there"
+    disk = Store(str(OWN / "disk"))
     with cluster(nodes.address):
         assert blind_nodes(disk, Demand(resources={"here": 1})) == {}
         assert blind_nodes(disk, Demand(resources={"there": 1})) == {name: reason}
-        assert blind_nodes(Store(str(tmp_path)), Demand()) == {}
-    asked = request(tmp_path / "out", executor=executor(nodes), storage=disk)
-    message = f"trials save at /proc/self/cwd/disk, and node {name} {reason}; mount that folder"
-    with pytest.raises(AutopruneError, match=message):
-        launch(asked, Tracking())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert blind_nodes(Store(str(apart)), Demand()) == {}
+    for place, changes in ((disk, {"storage": disk}), (OWN / "out", {})):
+        asked = request(OWN / "out", executor=executor(nodes), **changes)
+        message = f"trials save at {place}, and node {name} {reason}; mount that folder"
+        with pytest.raises(AutopruneError, match=message):
+            launch(asked, Tracking())
+    assert not [path for path in apart.rglob("*") if path.is_file()]
+    assert not (OWN / "out").exists()
 
 
 class Losing(ConsoleWatcher):
-    """Adds a node and kills the one that a trial runs on, once the trial has saved an epoch."""
+    """Kills the node that the first trial runs on, once it has saved an epoch."""
 
     def __init__(self, nodes: Cluster) -> None:
         super().__init__(Console(quiet=True))
-        self.nodes, self.lost, self.epochs = nodes, nodes.worker_nodes.copy(), list[int]()
+        self.nodes, self.epochs = nodes, list[int]()
 
     def on_progress(self, trial: Trial, stage: Stage, metrics: object, *, epoch: int) -> None:
         if trial.number != 0 or stage is not Stage.RECOVER:
             return
         self.epochs.append(epoch)
-        if epoch == 2 and self.lost:
-            self.nodes.add_node(num_cpus=1)
-            self.nodes.remove_node(self.lost.pop(), allow_graceful=False)
+        if epoch == 2 and len(self.nodes.worker_nodes) == 2:
+            (busy,) = filter(runs_a_trial, self.nodes.worker_nodes)
+            self.nodes.remove_node(busy, allow_graceful=False)
+
+
+def runs_a_trial(node: Node) -> bool:
+    (raylet,) = node.all_processes["raylet"]
+    workers = psutil.Process(raylet.process.pid).children(recursive=True)
+    return any("TrialActor" in " ".join(worker.cmdline()) for worker in workers)
 
 
 def test_a_trial_goes_on_from_object_storage_where_its_node_was_lost(
-    tmp_path: Path, s3: S3Server, nodes: Cluster
+    tmp_path: Path, s3: S3Server, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes.add_node(num_cpus=1)
+    """And the output folder is the driver's alone."""
+    for place in ("there", "here"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
+    monkeypatch.chdir(tmp_path / "here")
     losing = Losing(nodes)
     asked = request(
-        tmp_path,
+        OWN / "out",
         executor=executor(nodes),
         storage=Store(f"s3://{s3.bucket}/cluster"),
         budget=Budget(trials=2),
@@ -115,3 +136,4 @@ def test_a_trial_goes_on_from_object_storage_where_its_node_was_lost(
         assert torch.equal(network(asked.task.example()), expected)
     assert asked.storage is not None
     assert asked.storage.names("") == []
+    assert not list((tmp_path / "there").iterdir())

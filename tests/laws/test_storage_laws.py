@@ -38,7 +38,7 @@ def home_mark(storage: InStore, home: Path) -> float | None:
 
 
 @given(st.lists(saves, max_size=8))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_whenever_the_power_goes_the_last_whole_snapshot_is_there(course) -> None:
     with storage_in() as (storage, home):
         last, standing = None, None
@@ -62,7 +62,7 @@ def test_whenever_the_power_goes_the_last_whole_snapshot_is_there(course) -> Non
     st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 9), max_size=3)), max_size=6),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_faults_that_pass_cost_nothing_but_time(course, torn) -> None:
     """Three of them at most, and there are three further attempts."""
     with storage_in() as (storage, home):
@@ -78,7 +78,7 @@ def test_faults_that_pass_cost_nothing_but_time(course, torn) -> None:
 
 
 @given(st.lists(st.sampled_from(["flip", "cut", "grow"]), min_size=1, max_size=4), st.randoms())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_a_file_that_is_not_as_it_was_written_never_counts(damages, random) -> None:
     """Of some snapshots that are there, as crashes may leave them, damage takes the last ones."""
     with storage_in() as (storage, _):

@@ -143,8 +143,10 @@ class TuneExecutor:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                # of the driver's own: workers save elsewhere
-                storage_path=str(sweep.journal.path.parent.resolve()),
+                # the driver's alone: a checkpoint at a trial's end, which is Tune's default, would
+                # have every worker look for that folder
+                storage_path=str(sweep.journal.path.parent.absolute()),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=Stopper(adapter, interrupt),
                 callbacks=[ProgressCallback(adapter)],
                 verbose=0,
