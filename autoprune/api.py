@@ -28,6 +28,7 @@ from autoprune.orchestration.promotion.promote import FinishedSweep
 from autoprune.orchestration.reports.console import show_front, show_summary, stdout
 from autoprune.orchestration.reports.live import live_watcher
 from autoprune.orchestration.request import Executor, GoalRequest, SpaceRequest, SweepRequest
+from autoprune.orchestration.store import store_at
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.importance import criterion_of
@@ -84,6 +85,8 @@ def search(
       nodes of the cluster that offer that resource.
     - `slots`: trials at a time, in Ray (as many as the machine has cores, or the cluster at
       `address`); ``inline=True`` runs them one by one in this process.
+    - `storage` (None): where trials save what they go on from, a path or a URL of fsspec's
+      (``"s3://bucket/sweeps"``); without one it is `output`, which all nodes of a cluster must see.
     - `tracking`: an MLflow URI (sqlite in `output`); None for no MLflow.
     - `optuna`: keep a study in the sweep's folder, for optuna-dashboard (True).
     - `resume`: the id of a sweep in `output`, or ``"latest"``, to go on with; model, task,
@@ -163,6 +166,7 @@ def _request(
     model: nn.Module, task: Task, chosen: Options, *, factory: AnyFactory, budget: Budget
 ) -> SweepRequest:
     device, seed, step = chosen["device"], chosen["seed"], chosen["step"]
+    storage = chosen["storage"]
     gate = QuietNode()
     settings = MeterSettings(
         batch_sizes=tuple(chosen["batch_sizes"]), max_s=chosen["measure_s"], seed=seed
@@ -191,6 +195,7 @@ def _request(
         executor=_executor(chosen, code_paths),
         budget=budget,
         output=Path(chosen["output"]).resolve(),
+        storage=None if storage is None else store_at(str(storage), key="storage"),
         seed=seed,
         space=SpaceRequest(
             Bounds("*", min_kept=chosen["min_kept"], step=step), exclude=chosen["exclude"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.servers import MlflowServer
+from tests.servers import MlflowServer, S3Server
 
 # MLflow reports usage to its makers unless told otherwise; tests reach for nothing outside.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -45,3 +45,18 @@ def mlflow_server(
     server = MlflowServer(folder).start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for all tests; those that kill one start their own."""
+    server = S3Server(tmp_path_factory.mktemp("s3")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """That server, found by fsspec in this process and in those that it starts."""
+    s3_server.reach(monkeypatch)
+    return s3_server

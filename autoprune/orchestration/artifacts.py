@@ -21,6 +21,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import Snapshot
+from autoprune.orchestration.folders import replace_folder
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitState
 
@@ -78,8 +79,7 @@ def save_snapshot(trial_folder: Path, snapshot: Snapshot) -> Path:
         torch.save(snapshot.fit.to_plain(), draft / FIT_FILE)
     if snapshot.outputs:
         write_weights(draft / OUTPUTS_FILE, dict(_numbered(snapshot.outputs)))
-    shutil.rmtree(place, ignore_errors=True)
-    draft.rename(place)
+    replace_folder(place, draft)
     for older in trial_folder.glob("epoch-*"):
         if older != place:
             shutil.rmtree(older, ignore_errors=True)

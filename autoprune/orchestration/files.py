@@ -1,15 +1,13 @@
-"""What a sweep leaves in its own folder: reports, and the networks worth keeping."""
+"""The reports that a sweep leaves in its own folder."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import Observation, Stage, Trial
-from autoprune.orchestration.folders import replace_text, trial_folder
+from autoprune.orchestration.folders import replace_text
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import pareto_csv, pareto_json
 from autoprune.orchestration.view import SweepView
@@ -17,55 +15,6 @@ from autoprune.orchestration.view import SweepView
 PARETO_JSON = "pareto.json"
 PARETO_CSV = "pareto.csv"
 PARETO_HTML = "pareto.html"
-
-
-class NetworksWatcher:
-    """Deletes the networks of trials that left the front, or never joined it.
-
-    A sweep of thousands of trials would otherwise fill the disk. A trial that waits on the ladder
-    keeps what it goes on from, until the sweep is over; where a larger budget then lets it climb
-    after all, it is begun anew. What waits may be worth less in the end, so that it drives nothing
-    off the front for good.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._members: set[int] = set()
-        self._waiting: set[int] = set()
-
-    def on_start(self, view: SweepView) -> None:
-        """Take up the networks that an earlier session kept."""
-        self._ended = ParetoFront(view.goal, [o for o in view.observations if o.rung is None])
-        self._waiting = {o.trial.number for o in view.observations if o.rung is not None}
-        self._discard(view, among={o.trial.number for o in view.observations})
-
-    def on_progress(
-        self, trial: Trial, stage: Stage, metrics: Mapping[str, float], *, epoch: int
-    ) -> None:
-        """The front changes with outcomes only."""
-
-    def on_observation(self, observation: Observation, view: SweepView) -> None:
-        """Delete what is not worth keeping any more."""
-        number = observation.trial.number
-        if observation.rung is None:
-            self._ended.add(observation)
-            self._waiting.discard(number)
-        else:
-            self._waiting.add(number)
-        self._discard(view, among={number})
-
-    def on_finish(self, view: SweepView, *, complete: bool) -> None:
-        """No trial of a sweep that is over goes on."""
-        if complete:
-            waited, self._waiting = self._waiting, set()
-            self._discard(view, among=waited)
-
-    def _discard(self, view: SweepView, *, among: set[int]) -> None:
-        """Delete what left the front, and those of `among` that are not on it and do not wait."""
-        members = {m.trial.number for m in (*view.front.members, *self._ended.members)}
-        for number in (self._members | among) - members - self._waiting:
-            shutil.rmtree(trial_folder(self.folder, number), ignore_errors=True)
-        self._members = members
 
 
 class ReportsWatcher:

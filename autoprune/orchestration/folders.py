@@ -3,6 +3,7 @@
 import fcntl
 import os
 import secrets
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -50,14 +51,21 @@ def make_folder(output: Path, sweep_id: str) -> Path:
 
 def check_writable(folder: Path) -> None:
     """Raise AutopruneError unless `folder` can be made and written to; leaves nothing behind."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         # permissions say too little: root, and read-only or virtual file systems
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with lent(folder), tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+@contextmanager
+def lent(folder: Path) -> Iterator[None]:
+    """Make a folder for a while: what was not there before, and stayed empty, goes again."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
         for place in missing:
             with suppress(OSError):
@@ -132,6 +140,12 @@ def view_of(record: Record | Journal) -> SweepView:
         output=header["output"],
         from_python=header["config"] is None,
     )
+
+
+def replace_folder(place: Path, draft: Path) -> None:
+    """Put a folder that is whole in the place of another one beside it."""
+    shutil.rmtree(place, ignore_errors=True)
+    draft.rename(place)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -11,18 +11,27 @@ from mlflow.exceptions import MlflowException
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
-from autoprune.orchestration.files import NetworksWatcher, ReportsWatcher
+from autoprune.orchestration.files import ReportsWatcher
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
 from autoprune.orchestration.journal import check_free
+from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.profiling import PointReport, with_profile
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Prepared, SweepResult, prepare, resume, start
+from autoprune.orchestration.session import (
+    Prepared,
+    SweepResult,
+    check_places,
+    prepare,
+    resume,
+    start,
+)
 from autoprune.orchestration.sweep import Watcher
-from autoprune.orchestration.tracking.connection import check, complaint, missing_file, shown
+from autoprune.orchestration.tracking.connection import check, complaint, missing_file
 from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher
 from autoprune.orchestration.tracking.provenance import gather
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.tracking.tracker import MlflowTracker
+from autoprune.orchestration.urls import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +77,16 @@ def launch(
 ) -> Launched:
     """Run a sweep, or go on with the one in `folder`, and log the front's networks.
 
-    Folder, executor and tracking store are tried before anything else: without them nothing
-    starts. A new sqlite store is made once the baseline stands, so that a request at fault leaves
-    none.
+    Folder, storage, executor and tracking store are tried before anything else: without them
+    nothing starts. A new sqlite store is made once the baseline stands, so that a request at fault
+    leaves none.
     """
     listeners = listeners or Listeners()
     check_writable(request.output)
     if folder is not None:
         # a sweep that is running, or damaged, is refused before anything is measured
         check_free(folder / JOURNAL_FILE)
-    waits = request.executor.check()
+    waits = check_places(request)
     if tracking.uri is not None:
         _check_without_making(tracking.uri)
     prepared = prepare(request, report=listeners.on_epoch)
@@ -97,14 +106,15 @@ def launch(
     def run_ids() -> Mapping[int, str]:
         return tracker.run_ids if tracker is not None else {}
 
-    files: list[ReportsWatcher | OptunaWatcher] = []
+    files: list[NetworksWatcher | ReportsWatcher | OptunaWatcher] = []
 
     def watch(place: Path) -> Sequence[Watcher]:
+        storage = request.storage_of(place)
+        files.append(NetworksWatcher(place, storage, keep_all=tracking.keep_all_models))
         files.append(ReportsWatcher(place, run_ids=run_ids))
         if tracking.optuna:
             files.append(OptunaWatcher(place, run_ids=run_ids))
-        networks = [] if tracking.keep_all_models else [NetworksWatcher(place)]
-        return [*filter(None, [tracker]), *networks, *files, *listeners.watchers]
+        return [*filter(None, [tracker]), *files, *listeners.watchers]
 
     if folder is None:
         result = start(prepared, watchers=watch)

@@ -17,6 +17,8 @@ from autoprune.measurement.meter import SpeedMeter
 from autoprune.measurement.quiet import Gate, NoGate
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import Interrupt, OnInterrupt
+from autoprune.orchestration.storage import InFolder, InStore, Storage
+from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.pruning.importance import Criterion
 from autoprune.pruning.recover import FitPlan
@@ -36,8 +38,10 @@ class Executor(Protocol):
         """How many trials run at a time."""
         ...
 
-    def check(self) -> Sequence[str]:
-        """Raise AutopruneError where trials could not run at all; else what they would wait for."""
+    def check(self, place: Store) -> Sequence[str]:
+        """Raise AutopruneError where trials could not run at all, or not save in `place`; else what
+        they would wait for.
+        """
         ...
 
     def kept(self) -> AbstractContextManager[object]:
@@ -45,7 +49,7 @@ class Executor(Protocol):
         ...
 
     def run(
-        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+        self, sweep: Sweep, context: TrialContext, storage: Storage, *, interrupt: Interrupt
     ) -> None:
         """Run trials until the sweep has none to give and none is running."""
         ...
@@ -88,13 +92,13 @@ class GoalRequest:
 class SweepRequest:
     """All that a sweep needs, as plain objects. Nothing has been started or written yet.
 
-    `config` is what the request was made from, as plain JSON: it is stored with the sweep, so
-    that a resume can make the same request again. None where there is no such thing.
-    `experiment` is the tracker's, `name` by default. `code_paths` are where the user's own
-    modules are found. `uniform_first` are kept ratios, equal for all groups, that are tried before
-    the searcher proposes: hard to beat, so a search starts from them. With `profile` the
-    network is profiled first, for a searcher that takes it. `on_signal` hears of the
-    first Ctrl-C at once, in the signal's handler.
+    `config` is what the request was made from, as plain JSON: it is stored with the sweep, so that
+    a resume can make the same request again. None where there is no such thing. `experiment` is the
+    tracker's, `name` by default. `storage` is where trials save, None for the sweep's own folder.
+    `code_paths` are where the user's own modules are found. `uniform_first` are kept ratios, equal
+    for all groups, that are tried before the searcher proposes: hard to beat, so a search starts
+    from them. With `profile` the network is profiled first, for a searcher that takes it.
+    `on_signal` hears of the first Ctrl-C at once, in the signal's handler.
     """
 
     name: str
@@ -105,6 +109,7 @@ class SweepRequest:
     executor: Executor
     budget: Budget
     output: Path = Path("outputs")
+    storage: Store | None = None
     seed: int = 0
     baseline: BaselineRequest = field(default_factory=BaselineRequest)
     space: SpaceRequest = field(default_factory=SpaceRequest)
@@ -129,6 +134,17 @@ class SweepRequest:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_ratios("uniform_first", self.uniform_first)
+
+    @property
+    def place(self) -> Store:
+        """The place where trials save, which all nodes must reach."""
+        return self.storage or Store(str(self.output.absolute()))
+
+    def storage_of(self, folder: Path) -> Storage:
+        """What keeps the snapshots of the sweep in `folder`."""
+        if self.storage is None:
+            return InFolder(folder.absolute())
+        return InStore(self.storage, folder.name)
 
     @property
     def conditions(self) -> dict[str, str]:

@@ -28,6 +28,7 @@ from autoprune.orchestration.folders import (
     BASELINE_FILE,
     JOURNAL_FILE,
     PROFILE_FILE,
+    lent,
     make_folder,
     new_id,
     output_word,
@@ -39,6 +40,7 @@ from autoprune.orchestration.planning import Plan, goal_of, make_plan
 from autoprune.orchestration.profile_file import read_profile, write_profile
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.store import check_store
 from autoprune.orchestration.sweep import Sweep, Watcher
 from autoprune.orchestration.view import SweepView
 from autoprune.pruning.accuracy import evaluate
@@ -132,6 +134,16 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
             "the front; raise baseline.fit.epochs"
         )
     return Prepared(request, plan, baseline, metrics, speed, context, tuple(doubts))
+
+
+def check_places(request: SweepRequest) -> Sequence[str]:
+    """Raise AutopruneError where the trials of a sweep could not run, or could not save; else what
+    they would wait for.
+    """
+    if request.storage is not None:
+        check_store(request.storage, key="executor.storage")
+    with lent(request.output):
+        return request.executor.check(request.place)
 
 
 WatchersFor = Callable[[Path], Sequence[Watcher]]
@@ -262,7 +274,7 @@ def _run(
         rungs=() if request.ladder is None else request.ladder.epochs,
     )
     with interrupt.listening(), sweep.watched():
-        request.executor.run(sweep, context, folder, interrupt=interrupt)
+        request.executor.run(sweep, context, request.storage_of(folder), interrupt=interrupt)
     complete = sweep.spent and not sweep.running
     lost = tuple(filter(None, (journal.repaired, proposals.fault)))
     return SweepResult(

@@ -1,39 +1,48 @@
-"""The work of one slot: a trial with its snapshots on disk, the same for every executor."""
+"""The work of one slot: a trial with the snapshots that it saves, the same for every executor."""
 
 import socket
 import time
 from collections.abc import Generator
-from pathlib import Path
+from functools import partial
 
-from autoprune.domain.trial import Observation, Trial
+from autoprune.domain.trial import Observation, Stage, Trial
 from autoprune.evaluation import Progress, TrialContext, failure_of, trial_steps
-from autoprune.orchestration.artifacts import read_snapshot, save_snapshot
-from autoprune.orchestration.folders import trial_folder
+from autoprune.orchestration.storage import Storage
+from autoprune.orchestration.store import retried
 
 
 def work(
-    trial: Trial, context: TrialContext, sweep_folder: Path
+    trial: Trial, context: TrialContext, storage: Storage
 ) -> Generator[Progress, None, Observation]:
     """Go through a trial from its last snapshot, saving each one before the next step.
 
-    A snapshot that cannot be saved (a full disk) fails the trial like any other fault of it.
+    Where a storage stays out of reach, or does not take a snapshot (a full disk), the trial fails
+    as it does of any other fault.
     """
     started = time.perf_counter()
-    folder = trial_folder(sweep_folder, trial.number)
-    steps = trial_steps(trial, context, resume=read_snapshot(folder))
+
+    def failed(error: Exception, stage: Stage) -> Observation:
+        spent = time.perf_counter() - started
+        failure = failure_of(error, stage)
+        return Observation(trial, failure, host=socket.gethostname(), seconds=spent)
+
+    try:
+        last = retried(partial(storage.read, trial.number), guard=context.step_guard)
+    except Exception as error:
+        return failed(error, Stage.PRUNE)
+    steps = trial_steps(trial, context, resume=last)
     while True:
         try:
             progress = next(steps)
         except StopIteration as end:
             observation: Observation = end.value
             return observation
-        if progress.snapshot is not None:
+        snapshot = progress.snapshot
+        if snapshot is not None:
             try:
-                with context.step_guard():
-                    save_snapshot(folder, progress.snapshot)
+                save = partial(storage.save, trial.number, snapshot)
+                retried(save, guard=context.step_guard)
             except Exception as error:  # torch.save has a full disk as a RuntimeError
                 steps.close()
-                failure = failure_of(error, progress.stage)
-                spent = time.perf_counter() - started
-                return Observation(trial, failure, host=socket.gethostname(), seconds=spent)
+                return failed(error, progress.stage)
         yield progress

@@ -21,6 +21,7 @@ from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
 from autoprune.orchestration.planning import rehearse_goal
 from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
+from autoprune.orchestration.store import Store, store_at
 from autoprune.orchestration.sweep import Budget
 from autoprune.searchers.uniform import check_ratios
 from autoprune.settings.parts import (
@@ -76,6 +77,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "searcher": faults.of(lambda: build_target("searcher", config["searcher"], partial=True)),
         "ladder": faults.of(lambda: _ladder(config["ladder"])),
         "executor": faults.of(lambda: _executor(executor, code_paths)),
+        "storage": faults.of(lambda: storage_of(executor["storage"])),
         "budget": faults.of(lambda: budget_of(config["budget"])),
         "baseline": faults.of(lambda: baseline_of(config)),
         "space": faults.of(lambda: space_of(config["space"], default_step=step)),
@@ -280,6 +282,11 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
         retries=retries,
         code_paths=tuple(code_paths),
     )
+
+
+def storage_of(place: str | None) -> Store | None:
+    """Where trials save, None for the sweep's own folder."""
+    return None if place is None else store_at(place, key="executor.storage")
 
 
 def baseline_of(config: Mapping[str, Any]) -> BaselineRequest:

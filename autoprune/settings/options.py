@@ -48,6 +48,7 @@ class Options(TypedDict, total=False):
     slots: int | None
     inline: bool
     address: str | None
+    storage: str | Path | None
     tracking: str | None
     optuna: bool
     output: str | Path
@@ -75,6 +76,7 @@ DEFAULTS: Options = {
     "slots": None,
     "inline": False,
     "address": None,
+    "storage": None,
     "tracking": "default",
     "optuna": True,
     "output": "outputs",
@@ -112,6 +114,7 @@ RULES: dict[str, Rule] = {
     "slots": (or_none(whole), "a whole number, or None"),
     "inline": TRUTH,
     "address": (or_none(a(str)), "a text, or None"),
+    "storage": (or_none(a((str, Path))), "a path, a URL, or None"),
     "tracking": (or_none(a(str)), "an MLflow URI, or None"),
     "optuna": TRUTH,
     "output": PLACE,

@@ -127,7 +127,8 @@ class RetriesConfig:
 class ExecutorConfig:
     """Where trials run: in this process, or in slots of a Ray cluster.
 
-    `slots` null fills the machine or the cluster. `threads` null is the slot's CPUs.
+    `slots` null fills the machine or the cluster. `threads` null is the slot's CPUs. `storage` is
+    where trials save: null for the sweep's folder, a path, or a URL of fsspec's.
     """
 
     kind: str = "ray"
@@ -142,6 +143,7 @@ class ExecutorConfig:
     threads: int | None = None
     device: str = "cpu"
     on_interrupt: str = "finish"
+    storage: str | None = None
     retries: RetriesConfig = field(default_factory=RetriesConfig)
 
 

@@ -14,6 +14,7 @@ from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.reports.console import ConsoleWatcher
+from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.view import SweepView
 from autoprune.pruning.recover import FitPlan
@@ -74,12 +75,12 @@ def test_trials_run_where_their_labels_and_resources_are(nodes: Cluster, tmp_pat
 
 
 def test_other_versions_on_a_node_are_told_with_both(
-    nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+    nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = cluster.installed()
     monkeypatch.setattr(cluster, "version", lambda name: "1.0" if name == "torch" else own[name])
     with pytest.raises(AutopruneError, match=r"does not have .*: torch 2\.\S+ there, 1\.0 here; "):
-        executor(nodes).check()
+        executor(nodes).check(Store(str(tmp_path)))
 
 
 class Joining(ConsoleWatcher):

@@ -13,6 +13,7 @@ from autoprune.orchestration.artifacts import read_snapshot
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.session import prepare, start
+from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan
@@ -49,7 +50,7 @@ def test_a_snapshot_of_a_gpu_is_gone_on_with_on_a_cpu(tmp_path: Path) -> None:
     prepared = prepare(on_cuda(tmp_path))
     trial = Trial(0, prepared.plan.space.uniform(0.5), 1)
     trial = replace(trial, spec=replace(trial.spec, criterion="taylor"))
-    steps = work(trial, prepared.context, tmp_path)
+    steps = work(trial, prepared.context, InFolder(tmp_path))
     while next(steps).stage is not Stage.RECOVER:
         pass
     snapshot = read_snapshot(trial_folder(tmp_path, 0))

@@ -231,6 +231,19 @@ def test_a_searcher_of_ones_own(tmp_path: Path, trained: nn.Module) -> None:
     assert len(front) == 1
 
 
+def test_trials_that_save_elsewhere_leave_the_front_at_home(
+    tmp_path: Path, trained: nn.Module
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    front = searched(tmp_path / "out", trained, storage=store)
+    assert len(front)
+    for member in front.members:
+        assert member.folder.is_relative_to(tmp_path / "out")
+        assert isinstance(member.load(), nn.Module)
+    assert list(store.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> None:
     ray = {"inline": False, "slots": 2, "tracking": "default", "name": "notebook"}
@@ -285,6 +298,9 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"searcher": lambda: 3}, "the searcher cannot be built \\(TypeError: .*; its factory is"),
         ({"searcher": lambda *_: 3}, "the searcher is a int without ask, tell"),
         ({"searcher": None}, "the searcher is None; give a name, or what builds one"),
+        ({"storage": Path("store")}, "storage='store': name a folder from the root on"),
+        ({"storage": "/nowhere"}, "executor.storage: cannot write to /nowhere"),
+        ({"storage": 3}, "storage is 3; give a path, a URL, or None"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_and_leaves_nothing(

@@ -196,6 +196,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         *("space.max_kept=0.5", "space.overrides=[{pattern: x, step: 0}]", "executor.cpus=0"),
         *("executor.gpus=-1", "executor.device=gpu", "executor.on_interrupt=finsh"),
         *("budget.trials=0", "budget.wall_minutes=-1", "budget.trial_limit_s=0"),
+        "executor.storage=sweeps",
         *("importance.criteria=[l1,l3]", "importance.batches=0", "meter.batch_sizes=[0]"),
         "meter.gate_folder=gate",
         *("recovery.recalibration_batches=0", "recovery.fit.epochs=-1", "tracking.keep_models=al"),
@@ -211,6 +212,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         "executor.gpus is -1.0; choose 0 or more",
         "executor.device=gpu: no such device; choose cpu",
         "executor.on_interrupt=finsh: did you mean 'finish'?",
+        "executor.storage='sweeps': name a folder from the root on, like /mnt/sweeps, or",
         "budget.trials is 0; choose more than 0",
         "budget.wall_minutes is -1.0; choose more than 0",
         "budget.trial_limit_s is 0.0; choose more than 0",
@@ -285,6 +287,16 @@ def test_criterion_and_runtime_are_tried_before_the_baseline_is_trained(
     message = refused("sweep", "--config-dir", ".", *words)
     assert "'prims.bessel_i1e' has no ONNX form" in message
     assert "choose the runtime eager" in message
+
+
+def test_storages_that_take_nothing(refused: Refused) -> None:
+    def given(place: str) -> str:
+        return refused("sweep", *SMALL, f"executor.storage={place}")
+
+    assert "executor.storage: cannot write to /nowhere (FileNotFoundError" in given("/nowhere")
+    message = given("ftp://me:secret@host/sweeps")
+    assert "executor.storage='ftp://me:***@host/sweeps' holds a password" in message
+    assert "secret" not in message
 
 
 def test_more_gpus_than_there_are(refused: Refused) -> None:

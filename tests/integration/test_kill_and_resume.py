@@ -178,6 +178,21 @@ def test_killed_with_workers_running(tmp_path):
 
 
 @pytest.mark.slow
+def test_killed_with_workers_that_save_elsewhere(tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+
+    def saved(scene: Scene) -> bool:
+        """A trial that has no outcome yet has saved an epoch of its recovery there."""
+        running = {int(path.parent.name) for path in store.glob("*-saved/*/*-epoch-*.zip")}
+        return bool(running - set(told(scene.folder)))
+
+    words = [*RAY, f"executor.storage={store}"]
+    kill_again_and_again(tmp_path, words, [saved])
+    assert list(store.iterdir()) == [], "what was needed is home, and nothing is left"
+
+
+@pytest.mark.slow
 def test_killed_in_this_process_alone(tmp_path):
     # the first two kills come in a row: nothing of the sweep went on between them
     moments = [prepared, prepared, tells_are(2)]

@@ -16,6 +16,7 @@ from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.planning import make_plan
 from autoprune.orchestration.record import Told, read_journal
 from autoprune.orchestration.session import prepare, resume, start
+from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work
 from autoprune.pruning.recover import FitPlan
@@ -71,7 +72,7 @@ def test_a_trial_that_paused_ends_as_one_that_did_not(tmp_path):
     context = replace(prepared.context, rungs=LADDER.epochs)
     rungs = []
     while True:
-        steps = work(trial, context, tmp_path)
+        steps = work(trial, context, InFolder(tmp_path))
         worth = None
         try:
             while worth is None or worth.rung in rungs:

@@ -4,7 +4,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.tracking.connection import answering, complaint, shown
+from autoprune.orchestration.tracking.connection import answering, complaint
+from autoprune.orchestration.urls import shown
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from autoprune.orchestration.baseline import train_baseline
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.request import BaselineRequest
 from autoprune.orchestration.session import Prepared, prepare
+from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan
@@ -113,7 +114,7 @@ def test_going_on_from_the_last_snapshot_equals_never_stopping(trial, context, t
             networks.append({k: v.clone() for k, v in progress.snapshot.state_dict.items()})
 
     run_trial(trial, context, report=keep)
-    first = work(trial, context, tmp_path)
+    first = work(trial, context, InFolder(tmp_path))
     for _ in range(stop + 1):
         next(first)
     del first  # what a killed worker leaves is on disk
@@ -133,7 +134,7 @@ def _last(folder: Any, number: int) -> Snapshot | None:
 
 
 def test_a_trial_that_was_done_is_not_built_again(trial, context, tmp_path):
-    outcome = list(work(trial, context, tmp_path))[-1]
+    outcome = list(work(trial, context, InFolder(tmp_path)))[-1]
     assert outcome.stage is Stage.EVALUATE
     done = _last(tmp_path, trial.number)
     assert done is not None
@@ -143,7 +144,7 @@ def test_a_trial_that_was_done_is_not_built_again(trial, context, tmp_path):
 
 
 def test_a_snapshot_that_a_gpu_wrote_is_read_on_the_cpu(trial, context, tmp_path, monkeypatch):
-    steps = work(trial, context, tmp_path)
+    steps = work(trial, context, InFolder(tmp_path))
     monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
     for _ in range(5):
         next(steps)
@@ -156,7 +157,7 @@ def test_a_snapshot_that_a_gpu_wrote_is_read_on_the_cpu(trial, context, tmp_path
 
 
 def test_a_damaged_snapshot_costs_its_epochs_and_not_the_trial(trial, context, tmp_path):
-    steps = work(trial, context, tmp_path)
+    steps = work(trial, context, InFolder(tmp_path))
     for _ in range(6):
         next(steps)
     steps.close()
@@ -165,14 +166,14 @@ def test_a_damaged_snapshot_costs_its_epochs_and_not_the_trial(trial, context, t
         file.write_bytes(b"\x00" * 10)
 
     assert _last(tmp_path, trial.number) is None
-    again = list(work(trial, context, tmp_path))
+    again = list(work(trial, context, InFolder(tmp_path)))
     assert again[0].stage is Stage.PRUNE
     assert [path.name for path in snapshots(trial_folder(tmp_path, trial.number))] == ["model"]
 
 
 def test_a_snapshot_that_cannot_be_saved_fails_the_trial(trial, context, tmp_path):
     (tmp_path / "trials").write_text("a file where the folder should be")
-    steps = work(trial, context, tmp_path)
+    steps = work(trial, context, InFolder(tmp_path))
 
     def to_the_end() -> Iterator[Observation]:
         yield (yield from steps)
@@ -316,7 +317,7 @@ def test_a_time_limit_ends_a_trial_between_two_steps(trial, context):
 
 
 def test_the_time_before_a_resume_counts_towards_the_limit(trial, context, tmp_path):
-    steps = work(trial, context, tmp_path)
+    steps = work(trial, context, InFolder(tmp_path))
     for _ in range(5):
         next(steps)
     steps.close()

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
-from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, NetworksWatcher, ReportsWatcher
+from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, ReportsWatcher
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.launch import Listeners, Tracking, launch
+from autoprune.orchestration.networks import NetworksWatcher
+from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.view import SweepView
 from tests.sweeps import make_goal, make_space, make_sweep
 from tests.tiny import one_thread, request
@@ -80,9 +82,10 @@ def test_what_waits_on_a_ladder_drives_no_network_away_for_good(tmp_path: Path) 
         return Observation(trial, outcome, rung=rung)
 
     def kept() -> set[int]:
+        watcher._background.submit(lambda: None).result()  # after all that was before it
         return {int(place.name) for place in (tmp_path / "trials").iterdir()}
 
-    watcher, told = NetworksWatcher(tmp_path), dict[int, Observation]()
+    watcher, told = NetworksWatcher(tmp_path, InFolder(tmp_path)), dict[int, Observation]()
 
     def hear(observation: Observation) -> SweepView:
         told[observation.trial.number] = observation
@@ -103,6 +106,7 @@ def test_what_waits_on_a_ladder_drives_no_network_away_for_good(tmp_path: Path) 
     assert [member.trial.number for member in view.front.members] == [0]
     assert kept() == {0, 3}
     watcher.on_finish(view, complete=False)
-    assert kept() == {0, 3}
+    watcher.on_start(view)
+    assert kept() == {0, 3}, "it is resumed"
     watcher.on_finish(view, complete=True)
-    assert kept() == {0}
+    assert [place.name for place in (tmp_path / "trials").iterdir()] == ["0000"]

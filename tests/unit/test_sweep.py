@@ -26,6 +26,7 @@ from autoprune.orchestration.folders import find_sweep, make_folder, view_of
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.record import Asked
+from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget, Sweep, SweepStoppedError
 from autoprune.orchestration.view import SweepView
 from autoprune.searchers.random import RandomSearcher
@@ -576,7 +577,7 @@ def test_a_cluster_that_answers_and_lets_nobody_in_is_told_as_that(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         executor = TuneExecutor(address=f"127.0.0.1:{listening.getsockname()[1]}")
         with pytest.raises(AutopruneError, match=r"answers and does not let .* RAY_AUTH_TOKEN"):
-            executor.check()
+            executor.check(Store("/"))
 
 
 def test_an_address_where_nobody_answers_is_refused_within_seconds():
@@ -584,4 +585,4 @@ def test_an_address_where_nobody_answers_is_refused_within_seconds():
         taken.bind(("127.0.0.1", 0))
         executor = TuneExecutor(address=f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(AutopruneError, match=r"no Ray cluster answers at executor\.address"):
-            executor.check()
+            executor.check(Store("/"))

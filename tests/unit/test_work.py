@@ -1,4 +1,4 @@
-"""The work of a slot where the disk is full."""
+"""The work of a slot where what it would save in is full, or not there."""
 
 import resource
 import signal
@@ -10,6 +10,7 @@ import pytest
 
 from autoprune.domain.trial import Cause, Failure, Observation, Outcome, Trial
 from autoprune.orchestration.session import prepare
+from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.recover import FitPlan
 from tests.tiny import one_thread, request
@@ -48,10 +49,23 @@ def test_a_snapshot_that_cannot_be_saved_fails_its_trial_only(tmp_path: Path) ->
     limit = 6_000
     prepared = prepare(request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)}))
     with small_files(limit):
-        steps = work(Trial(0, prepared.plan.space.uniform(1.0), 5), prepared.context, tmp_path)
+        trial = Trial(0, prepared.plan.space.uniform(1.0), 5)
+        steps = work(trial, prepared.context, InFolder(tmp_path))
         failure = outcome_of(steps)
     assert isinstance(failure, Failure)
     assert failure.cause is Cause.ERROR
     assert "RuntimeError" in failure.reason
     files = tmp_path.rglob("*")
     assert all(path.stat().st_size <= limit for path in files if path.is_file())
+
+
+def test_a_node_that_does_not_see_the_sweeps_folder_fails_the_trial_before_any_work(
+    tmp_path: Path,
+) -> None:
+    prepared = prepare(request(tmp_path))
+    elsewhere = tmp_path / "not mounted"
+    trial = Trial(0, prepared.plan.space.uniform(1.0), 5)
+    failure = outcome_of(work(trial, prepared.context, InFolder(elsewhere)))
+    assert isinstance(failure, Failure)
+    assert f"does not see the sweep's folder {elsewhere}; mount it" in failure.reason
+    assert not elsewhere.exists()

@@ -17,7 +17,6 @@ from autoprune.orchestration.contest.records import (
     Origin,
     read_contest,
 )
-from autoprune.orchestration.files import NetworksWatcher
 from autoprune.orchestration.folders import (
     JOURNAL_FILE,
     PROFILE_FILE,
@@ -28,6 +27,7 @@ from autoprune.orchestration.folders import (
     replace_text,
 )
 from autoprune.orchestration.launch import Listeners
+from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_goal
 from autoprune.orchestration.profile_file import read_profile, write_profile
 from autoprune.orchestration.profiling import profile_network
@@ -37,6 +37,7 @@ from autoprune.orchestration.session import (
     Prepared,
     SweepResult,
     check_goal,
+    check_places,
     prepare,
     resume,
     start,
@@ -161,7 +162,7 @@ def _check(request: ContestRequest) -> list[str]:
     """
     asked = request.sweep
     check_writable(asked.output)
-    doubts = [*asked.executor.check()]
+    doubts = [*check_places(asked)]
     space = make_plan(asked).space
     goal = rehearse_goal(asked.goal, asked.task, asked.meter)
     for name, entrant in request.entrants.items():
@@ -255,13 +256,15 @@ def _own_sweep(
 def _searched(own: Prepared, watchers: Sequence[Watcher]) -> SweepResult:
     """One search from its beginning, or from where it stopped."""
     begun = sorted(own.request.output.glob(f"{own.request.name}-*/{JOURNAL_FILE}"))
+    kept: list[NetworksWatcher] = []
 
     def watch(place: Path) -> Sequence[Watcher]:
-        return [NetworksWatcher(place), *watchers]
+        kept.append(NetworksWatcher(place, own.request.storage_of(place)))
+        return [*kept, *watchers]
 
-    if begun:
-        return resume(own, begun[-1].parent, watchers=watch)
-    return start(own, watchers=watch)
+    result = resume(own, begun[-1].parent, watchers=watch) if begun else start(own, watchers=watch)
+    faults = (networks.fault for networks in kept)
+    return replace(result, lost=(*result.lost, *filter(None, faults)))
 
 
 def _entry(contest: Contest, result: SweepResult, *, name: str, seed: int) -> Entry:

@@ -5,7 +5,7 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -110,11 +110,12 @@ def this_machine(*, cores: float = 0) -> Node:
 
 def nodes() -> list[Node]:
     """The nodes of the cluster that this process is in, as far as they are alive."""
-    return [
-        Node(node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {}))
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
+    return [_node(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _node(node: Mapping[str, Any]) -> Node:
+    """A node as Ray tells of it."""
+    return Node(node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {}))
 
 
 def coming() -> list[Node]:
@@ -141,33 +142,44 @@ VERSIONS = ("autoprune", "torch", "torch-pruning", "numpy")
 """The packages on which the trials of a sweep depend; Ray compares itself and Python."""
 
 PATIENCE_S = 60.0
-"""How long a node may take to tell what it has."""
+"""How long a node may take to answer."""
+
+_ALIKE = "install the same versions on all nodes, or run them from one image"
 
 
-def check_versions() -> None:
-    """Raise AutopruneError where a node of the cluster has other versions than this process."""
+def on_nodes(
+    task: Any, *arguments: Any, among: Callable[[Node], bool] = lambda _node: True
+) -> Iterator[tuple[str, Any]]:
+    """What a task of Ray's comes to on every node that is alive, with the node's name.
+
+    Raises AutopruneError where one does not answer, or cannot run it.
+    """
     asked = {}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
+        if node["Alive"] and among(_node(node)):
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = _versions.options(scheduling_strategy=place)
-            asked[task.remote()] = node["NodeManagerHostname"]
-    own = installed()
+            answer = task.options(scheduling_strategy=place).remote(*arguments)
+            asked[answer] = node["NodeManagerHostname"]
     done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
     if silent:
         raise AutopruneError(
             f"node {asked[silent[0]]} of the cluster has not answered for {PATIENCE_S:.0f} s; look "
             "at it with `ray status`, and at its logs"
         )
-    remedy = "install the same versions on all nodes, or run them from one image"
     for answer in done:
         try:
-            there = ray.get(answer)
+            yield asked[answer], ray.get(answer)
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise AutopruneError(
-                f"node {asked[answer]} of the cluster cannot run autoprune ({reason}); {remedy}"
+                f"node {asked[answer]} of the cluster cannot run autoprune ({reason}); {_ALIKE}"
             ) from error
+
+
+def check_versions() -> None:
+    """Raise AutopruneError where a node of the cluster has other versions than this process."""
+    own = installed()
+    for node, there in on_nodes(_versions):
         other = [
             f"{name} {there[name] or 'not at all'} there, {own[name]} here"
             for name in VERSIONS
@@ -175,8 +187,8 @@ def check_versions() -> None:
         ]
         if other:
             raise AutopruneError(
-                f"node {asked[answer]} of the cluster does not have what this process has: "
-                f"{'; '.join(other)}; {remedy}"
+                f"node {node} of the cluster does not have what this process has: "
+                f"{'; '.join(other)}; {_ALIKE}"
             )
 
 

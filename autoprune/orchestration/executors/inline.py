@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from autoprune.evaluation import TrialContext
 from autoprune.orchestration.interrupt import Interrupt
+from autoprune.orchestration.storage import Storage
+from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Sweep
 from autoprune.orchestration.work import work
 
@@ -20,8 +21,8 @@ class InlineExecutor:
 
     slots: int = 1
 
-    def check(self) -> Sequence[str]:
-        """This process is there."""
+    def check(self, place: Store) -> Sequence[str]:
+        """This process is there, and has tried the place."""
         return ()
 
     def kept(self) -> AbstractContextManager[None]:
@@ -29,7 +30,7 @@ class InlineExecutor:
         return nullcontext()
 
     def run(
-        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+        self, sweep: Sweep, context: TrialContext, storage: Storage, *, interrupt: Interrupt
     ) -> None:
         """Run the sweep until its budget is used up or the user interrupts."""
         while not interrupt.requested:
@@ -38,7 +39,7 @@ class InlineExecutor:
                 if sweep.spent:
                     return
                 continue
-            steps = work(trial, context, folder)
+            steps = work(trial, context, storage)
             while not interrupt.give_up:
                 # a searcher may draw from torch's global generator, as training does
                 sweep.proposals.settle()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -27,6 +26,7 @@ from autoprune.orchestration.executors.cluster import (
 )
 from autoprune.orchestration.executors.pareto_asha import ParetoAsha
 from autoprune.orchestration.executors.resources import Demand, slots_of
+from autoprune.orchestration.executors.seeing import check_seen
 from autoprune.orchestration.executors.tune_driver import (
     RETRIES,
     WORTH,
@@ -37,6 +37,8 @@ from autoprune.orchestration.executors.tune_driver import (
 )
 from autoprune.orchestration.executors.user_code import runtime_env
 from autoprune.orchestration.interrupt import Interrupt
+from autoprune.orchestration.storage import Storage
+from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Sweep
 from autoprune.orchestration.work import work
 
@@ -77,9 +79,10 @@ class TuneExecutor:
         with cluster(self.address):
             return slots_of(self.demand, nodes(), coming=coming(), wanted=self.wanted_slots)
 
-    def check(self) -> Sequence[str]:
-        """Raise AutopruneError where nobody answers at the address, no trial would fit, or a node
-        has other versions; otherwise tell what trials would wait for.
+    def check(self, place: Store) -> Sequence[str]:
+        """Raise AutopruneError where nobody answers at the address, no trial would fit, a node has
+        other versions, or one that holds trials does not see the place where they save; otherwise
+        tell what trials would wait for.
 
         Ray 2.60 itself goes on trying for minutes.
         """
@@ -89,6 +92,7 @@ class TuneExecutor:
             return ()
         with cluster(self.address):
             check_versions()
+            check_seen(place, self.demand)
             there = sum(map(self.demand.fits, nodes()))
         if there >= slots:
             return ()
@@ -101,14 +105,14 @@ class TuneExecutor:
         return cluster(self.address, cpus=cpus, runtime_env=runtime_env(self.code_paths))
 
     def run(
-        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+        self, sweep: Sweep, context: TrialContext, storage: Storage, *, interrupt: Interrupt
     ) -> None:
         """Run the sweep until its budget is used up or the user interrupts."""
         with self.kept():
-            self._fit(sweep, context, folder, interrupt=interrupt)
+            self._fit(sweep, context, storage, interrupt=interrupt)
 
     def _fit(
-        self, sweep: Sweep, context: TrialContext, folder: Path, *, interrupt: Interrupt
+        self, sweep: Sweep, context: TrialContext, storage: Storage, *, interrupt: Interrupt
     ) -> None:
         # Serialised here and put once: a worker can then extend its import path before it
         # unpickles the user's classes
@@ -124,7 +128,7 @@ class TuneExecutor:
             tune.with_parameters(
                 TrialActor,
                 payload=payload,
-                folder=str(folder.resolve()),
+                storage=storage,
                 code_paths=list(self.code_paths),
             ),
             self._placement,
@@ -141,7 +145,10 @@ class TuneExecutor:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(folder.resolve()),
+                # the driver's alone: a checkpoint at a trial's end, which is Tune's default, would
+                # have every worker look for that folder
+                storage_path=str(sweep.journal.path.parent.absolute()),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=Stopper(adapter, interrupt),
                 callbacks=[ProgressCallback(adapter)],
                 verbose=0,
@@ -180,20 +187,20 @@ class TrialActor(tune.Trainable):
     """A slot on a worker: takes one step of a trial at each call, then the next trial."""
 
     def setup(  # type: ignore[override]  # with_parameters hands these over by keyword
-        self, config: dict[str, Any], payload: Any, folder: str, code_paths: Sequence[str]
+        self, config: dict[str, Any], payload: Any, storage: Storage, code_paths: Sequence[str]
     ) -> None:
         """Unpack what all trials share, once for this actor's life."""
         sys.path[:0] = [path for path in code_paths if path not in sys.path]
         data = ray.get(payload) if isinstance(payload, ray.ObjectRef) else payload
         self._context: TrialContext = cloudpickle.loads(data)
-        self._folder = Path(folder)
+        self._saved_in = storage
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial."""
         trial = Trial.from_json(json.loads(new_config["trial"]))
         self._steps: Generator[Progress, None, Observation] = work(
-            trial, self._context, self._folder
+            trial, self._context, self._saved_in
         )
         self._began = time.perf_counter()
         return True

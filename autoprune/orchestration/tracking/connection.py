@@ -1,7 +1,6 @@
 """The way to an MLflow store: checked before a sweep, quick to fail, shown without passwords."""
 
 import logging
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.orchestration.environment import environment
+from autoprune.orchestration.urls import shown
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE = "sqlite:///"
@@ -65,11 +65,6 @@ def check_existing(uri: str) -> None:
             "uri to where its store is now"
         )
     check(uri)
-
-
-def shown(uri: str) -> str:
-    """A URI without its password."""
-    return re.sub(r"://([^:/@\s]*):[^\s/]*@", r"://\1:***@", uri)
 
 
 def complaint(error: BaseException) -> str:

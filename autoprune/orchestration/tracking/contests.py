@@ -9,9 +9,10 @@ from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.records import Contest, Entry
-from autoprune.orchestration.tracking.connection import artifact_root, check, complaint, shown
+from autoprune.orchestration.tracking.connection import artifact_root, check, complaint
 from autoprune.orchestration.tracking.entries import Entries, log_entries, now_ms
 from autoprune.orchestration.tracking.runs import find_or_make_experiment
+from autoprune.orchestration.urls import shown
 
 CONTEST, SEARCH = "autoprune.contest", "autoprune.search"
 ALL = "all of them"

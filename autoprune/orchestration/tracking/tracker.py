@@ -18,13 +18,13 @@ from autoprune.orchestration.tracking.connection import (
     check,
     complaint,
     short_requests,
-    shown,
     transient,
 )
 from autoprune.orchestration.tracking.entries import now_ms
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.tracking.runs import SweepRuns
 from autoprune.orchestration.tracking.writer import Retry, Writer
+from autoprune.orchestration.urls import shown
 from autoprune.orchestration.view import SweepView
 
 REQUEST_S = 30.0

@@ -1,0 +1,47 @@
+"""Whether the nodes of a cluster see the place where trials save."""
+
+import ray
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.executors.cluster import on_nodes
+from autoprune.orchestration.executors.resources import Demand
+from autoprune.orchestration.store import LOGIN, Store, StoreError
+
+
+def blind_nodes(place: Store, demand: Demand) -> dict[str, str]:
+    """The nodes on which trials run and that do not see, or cannot change, what is at `place`.
+
+    By the node's name, with the reason. For a process that is in the cluster. Raises StoreError
+    where this process itself cannot write there.
+    """
+    with place.trace() as (name, data):
+        answers = on_nodes(_look, place, name, data, among=lambda node: demand.fits(node) > 0)
+        return {node: reason for node, reason in answers if reason}
+
+
+def check_seen(place: Store, demand: Demand) -> None:
+    """Raise AutopruneError, with the remedy, where there is a node of those."""
+    blind = blind_nodes(place, demand)
+    if not blind:
+        return
+    told = "; ".join(f"node {node} {reason}" for node, reason in blind.items())
+    if place.is_path:
+        remedy = (
+            "mount that folder at the same path on all nodes, or set executor.storage to a folder "
+            "or URL that all of them reach, such as s3://bucket/sweeps"
+        )
+    else:
+        remedy = f"the nodes need its package, a way to it, and a login of their own in {LOGIN}"
+    raise AutopruneError(f"trials save at {place}, and {told}; {remedy}")
+
+
+@ray.remote(num_cpus=0)
+def _look(place: Store, name: str, data: bytes) -> str:
+    """What keeps the node that this runs on from saving there; empty where nothing does."""
+    try:
+        if place.read(name) != data:
+            return "does not see there what this process writes there"
+        place.check()
+    except StoreError as error:
+        return str(error)
+    return ""
