@@ -12,7 +12,7 @@ from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.jobs import Job, Jobs
-from autoprune.orchestration.tracking.connection import shown
+from autoprune.orchestration.urls import shown
 from autoprune.settings.rules import POSITIVE, Faults, check_ranges
 
 OWN_KEYS = ("executor.address", "resume", "stop_s")

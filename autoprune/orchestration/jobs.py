@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from ray.dashboard.utils import get_address_for_submission_client
@@ -139,6 +138,7 @@ class Jobs:
 
     def follow(self, job: Job) -> Iterator[str]:
         """What a job prints, from its beginning until it ends."""
+
         async def following() -> str | None:
             return await anext(parts, None)
 

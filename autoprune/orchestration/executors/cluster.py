@@ -49,8 +49,8 @@ def cluster(
 ) -> Iterator[None]:
     """Join the cluster at `address`, or start one of `cpus` here where that is None; then leave.
 
-    Workers of a cluster that is joined get `runtime_env`. Where this process is in a cluster already, that one is used and not left. Raises
-    AutopruneError where nobody answers.
+    Workers of a cluster that is joined get `runtime_env`. Where this process is in one already, that
+    one is used and not left. Raises AutopruneError where nobody answers.
     """
     with _ray_as_we_need_it():
         if ray.is_initialized():
