@@ -4,12 +4,14 @@ import logging
 import math
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import cloudpickle
 import psutil
 import ray
 import torch
@@ -108,11 +110,18 @@ def this_machine(*, cores: float = 0) -> Node:
 
 def nodes() -> list[Node]:
     """The nodes of the cluster that this process is in, as far as they are alive."""
-    return [
-        Node(node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {}))
+    return list(members().values())
+
+
+def members() -> dict[str, Node]:
+    """The same by the ids that Ray knows them by."""
+    return {
+        node["NodeID"]: Node(
+            node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {})
+        )
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
-    ]
+    }
 
 
 def coming() -> list[Node]:
@@ -144,38 +153,43 @@ PATIENCE_S = 60.0
 
 def check_versions() -> None:
     """Raise AutopruneError where a node of the cluster has other versions than this process."""
-    asked = {}
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = _versions.options(scheduling_strategy=place)
-            asked[task.remote()] = node["NodeManagerHostname"]
-    own = installed()
+    asked = {start_on(key, installed): node.name for key, node in members().items()}
     done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
     if silent:
         raise AutopruneError(
             f"node {asked[silent[0]]} of the cluster has not answered for {PATIENCE_S:.0f} s; look "
             "at it with `ray status`, and at its logs"
         )
-    remedy = "install the same versions on all nodes, or run them from one image"
     for answer in done:
         try:
             there = ray.get(answer)
         except RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise AutopruneError(
-                f"node {asked[answer]} of the cluster cannot run autoprune ({reason}); {remedy}"
-            ) from error
-        other = [
-            f"{name} {there[name] or 'not at all'} there, {own[name]} here"
-            for name in VERSIONS
-            if there[name] != own[name]
-        ]
-        if other:
-            raise AutopruneError(
-                f"node {asked[answer]} of the cluster does not have what this process has: "
-                f"{'; '.join(other)}; {remedy}"
-            )
+            raise cannot_run(asked[answer], error) from error
+        check_same(asked[answer], there)
+
+
+SAME = "install the same versions on all nodes, or run them from one image"
+
+
+def check_same(node: str, there: Mapping[str, str]) -> None:
+    """Raise AutopruneError where a node has other versions (`installed`) than this process."""
+    own = installed()
+    other = [
+        f"{name} {there[name] or 'not at all'} there, {own[name]} here"
+        for name in VERSIONS
+        if there[name] != own[name]
+    ]
+    if other:
+        raise AutopruneError(
+            f"node {node} of the cluster does not have what this process has: "
+            f"{'; '.join(other)}; {SAME}"
+        )
+
+
+def cannot_run(node: str, error: RayError) -> AutopruneError:
+    """What to say of a node that failed in a call of ours."""
+    reason = str(error).strip().splitlines()[-1]
+    return AutopruneError(f"node {node} of the cluster cannot run autoprune ({reason}); {SAME}")
 
 
 def installed() -> dict[str, str]:
@@ -189,9 +203,23 @@ def installed() -> dict[str, str]:
     return found
 
 
-@ray.remote(num_cpus=0)
-def _versions() -> dict[str, str]:
-    return installed()
+def start_on(
+    key: str, function: Callable[..., Any], *arguments: Any, code_paths: Sequence[str] = ()
+) -> Any:
+    """Call a function on a node, of which it takes nothing; the reference to what it returns.
+
+    The function is imported there; `code_paths` are put before the import path first.
+    """
+    place = NodeAffinitySchedulingStrategy(key, soft=False)
+    call = cloudpickle.dumps((function, arguments))
+    return _called.options(scheduling_strategy=place).remote(call, tuple(code_paths))
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _called(call: bytes, code_paths: Sequence[str]) -> Any:
+    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    function, arguments = cloudpickle.loads(call)
+    return function(*arguments)
 
 
 def _unreachable(address: str, error: Exception) -> AutopruneError:
@@ -202,10 +230,16 @@ def _unreachable(address: str, error: Exception) -> AutopruneError:
 
 
 def _refused(address: str, error: Exception) -> AutopruneError:
+    reason = ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    remedy = (
+        "where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
+        "~/.ray/auth_token) here as there; otherwise compare the versions of Ray"
+    )
+    if reason.startswith("Version mismatch"):
+        remedy = "install the same Ray and Python here as there"
     return AutopruneError(
         f"the Ray cluster at executor.address={address!r} answers and does not let this process in "
-        f"({error}); where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
-        "~/.ray/auth_token) here as there; otherwise compare the versions of Ray"
+        f"({reason}); {remedy}"
     )
 
 
