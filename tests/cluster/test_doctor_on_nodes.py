@@ -1,12 +1,18 @@
 """`autoprune doctor` on a real Ray cluster, a node of which has another folder under one path."""
 
+import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -125,10 +131,17 @@ def stranger(nodes: Cluster, tmp_path: Path) -> Iterator[Path]:
             time.sleep(0.5)
         yield folder
     finally:
-        family = psutil.Process(process.pid).children(recursive=True)
-        for each in [psutil.Process(process.pid), *family]:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all that it has started."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
             each.kill()
-        process.wait()
+    process.wait()
 
 
 def _alive(nodes: Cluster) -> list[object]:
@@ -144,3 +157,71 @@ def test_a_node_with_another_folder_under_the_same_path(nodes: Cluster, stranger
     assert "mount one shared folder" in fault.remedy
     assert not list(stranger.iterdir())
     assert not list((stranger.parent / "other").iterdir())
+
+
+@contextmanager
+def head(variables: Mapping[str, str]) -> Iterator[str]:
+    """A cluster of its own, started with variables of the environment: its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    words = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    words += ["--num-cpus=1", "--include-dashboard=false"]
+    # beside the sessions of others; its sockets allow for short paths alone
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as place:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", *words, f"--temp-dir={place}"],
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            until = time.monotonic() + 60
+            while True:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.5)
+            yield address
+        finally:
+            end(process)
+
+
+def doctor(address: str, folder: Path, variables: Mapping[str, str]) -> tuple[int, list[Any]]:
+    """The exit code and the findings of the command in a process of its own."""
+    code = "import sys; from autoprune.cli import main; sys.exit(main())"
+    words = ["executor=cluster", f"executor.address={address}", "tracking=none", "meter.max_s=0.1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor", *words, "--json"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not list(folder.iterdir())
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_cluster_that_lets_everybody_in(tmp_path: Path) -> None:
+    without = {"RAY_AUTH_MODE": "disabled"}
+    with head(without) as address:
+        code, found = doctor(address, tmp_path, without)
+    assert code == 0
+    (token, *_) = [f for f in found if f["check"] == "authentication"]
+    assert token["state"] == "warning"
+    port = address.rpartition(":")[2]
+    assert f":{port} lets in who has no token" in token["found"]
+
+
+def test_a_token_that_is_not_the_clusters(tmp_path: Path) -> None:
+    ours, theirs = ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": word * 32} for word in "ab")
+    with head(theirs) as address:
+        code, found = doctor(address, tmp_path, ours)
+    assert code == 2
+    (ray,) = [f for f in found if f["check"] == "ray"]
+    assert f"executor.address='{address}' answers and does not let this process in" in ray["found"]
+    assert "RAY_AUTH_TOKEN" in ray["remedy"]

@@ -65,6 +65,18 @@ def test_this_machine_as_a_sweep_in_one_process_would_use_it(doctor: Doctor) -> 
     assert "one network against itself is told to" in noise["found"]
 
 
+def test_this_machine_as_trials_in_parallel_would_use_it(doctor: Doctor) -> None:
+    """On a Ray of its own, whose processes outlive the check that starts it."""
+    found = doctor(*QUICK, "executor.slots=2", "tracking=none")
+    assert of(found, "ray")[0]["found"] == "starts on this machine"
+    assert "refuses who has no token" in of(found, "authentication")[0]["found"]
+    assert of(found, "resources")[0]["found"] == "trials at a time: 2, each with 1 CPU"
+    nodes = {f["node"] for f in found} - {"driver"}
+    assert len(nodes) == 1
+    checks = ["versions", "clock", "storage", "disk", "gpu", "gate", "meter", "meter"]
+    assert [f["check"] for f in found if f["node"] in nodes] == checks
+
+
 def test_neither_network_nor_data_are_built(doctor: Doctor) -> None:
     odd = ["model._target_=no_such.Network", "data._target_=no_such.data", "baseline=checkpoint"]
     found = doctor(*INLINE, *odd, "baseline.checkpoint=nowhere.pt", "tracking=none")

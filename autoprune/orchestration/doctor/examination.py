@@ -16,6 +16,7 @@ from autoprune.orchestration.doctor.authentication import ray_verdicts, server_v
 from autoprune.orchestration.doctor.clocks import EXCHANGES, clock_verdict, offset_of
 from autoprune.orchestration.doctor.findings import (
     DRIVER,
+    LIMIT_S,
     Check,
     Finding,
     Verdict,
@@ -106,7 +107,8 @@ class _Tour:
         yield Check(DRIVER, "storage", self._storage)
         yield from self._of_tracking()
         if isinstance(asked.executor, TuneExecutor):
-            yield Check(DRIVER, "ray", self._join)
+            # what Ray 2.60 starts is killed when the thread that started it ends (PR_SET_PDEATHSIG)
+            yield Check(DRIVER, "ray", self._join, limit_s=LIMIT_S if asked.address else None)
         if asked.address is None or ray.is_initialized():
             yield Check(DRIVER, "resources", self._resources)
         if ray.is_initialized():

@@ -58,12 +58,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """Something to examine on a node; `run` gives one verdict or several, and may raise."""
+    """Something to examine on a node; `run` gives one verdict or several, and may raise.
+
+    `limit_s` None leaves it in the thread that examines, and waits for it.
+    """
 
     node: str
     name: str
     run: Callable[[], Iterable[Verdict]]
-    limit_s: float = LIMIT_S
+    limit_s: float | None = LIMIT_S
 
 
 def ok(found: str) -> Verdict:
@@ -97,15 +100,26 @@ def examined(check: Check) -> Iterator[Finding]:
 
     It runs in a thread of its own, which is left behind where it hangs.
     """
-    until = perf_counter() + check.limit_s
+    verdicts = _tried(check) if check.limit_s is None else _in_time(check, check.limit_s)
+    for verdict in verdicts:
+        yield Finding(check.node, check.name, verdict)
+
+
+def _tried(check: Check) -> Iterator[Verdict]:
+    try:
+        yield from check.run()
+    except Exception as error:  # whatever happens to one check, the others go on
+        yield fault_of(error)
+
+
+def _in_time(check: Check, limit_s: float) -> Iterator[Verdict]:
+    until = perf_counter() + limit_s
     heard: SimpleQueue[Verdict | None] = SimpleQueue()
 
     def run() -> None:
         try:
-            for verdict in check.run():
+            for verdict in _tried(check):
                 heard.put(verdict)
-        except BaseException as error:  # whatever happens to one check, the others go on
-            heard.put(fault_of(error))
         finally:
             heard.put(None)
 
@@ -114,16 +128,15 @@ def examined(check: Check) -> Iterator[Finding]:
         try:
             verdict = heard.get(timeout=max(0.0, until - perf_counter()))
         except Empty:
-            verdict = fault(
-                f"no answer within {check.limit_s:g} s",
+            yield fault(
+                f"no answer within {limit_s:g} s",
                 "look whether what it asks hangs: a network file system, a firewall that drops "
                 "packets, a node that swaps",
             )
-            yield Finding(check.node, check.name, verdict)
             return
         if verdict is None:
             return
-        yield Finding(check.node, check.name, verdict)
+        yield verdict
 
 
 def examined_together(checks_of: Iterable[Iterable[Check]]) -> Iterator[Finding]:

@@ -233,7 +233,7 @@ def _refused(address: str, error: Exception) -> AutopruneError:
     reason = ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
     remedy = (
         "where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
-        "~/.ray/auth_token) here as there; otherwise compare the versions of Ray"
+        "~/.ray/auth_token) here as there, or else compare the versions of Ray"
     )
     if reason.startswith("Version mismatch"):
         remedy = "install the same Ray and Python here as there"
