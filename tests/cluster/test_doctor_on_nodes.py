@@ -81,6 +81,7 @@ def test_gpus_that_ray_offers_and_torch_does_not_find(nodes: Cluster, tmp_path: 
     (gpu,) = of(found, "gpu")
     assert gpu.verdict.state is State.FAULT
     assert "torch finds no CUDA device" in gpu.verdict.found
+    assert [f.verdict.state for f in of(found, "gpu", on_driver=True)] == [State.OK]
 
 
 def test_what_no_node_holds_and_other_versions_are_faults_beside_each_other(

@@ -163,4 +163,4 @@ def test_a_device_that_is_not_there_is_found_and_not_refused(doctor: Doctor) -> 
     found = doctor(*INLINE, "executor.device=cuda", "tracking=none", code=2)
     (fault,) = of(found, "gpu")
     assert "torch finds no CUDA device" in fault["found"]
-    assert "choose executor=ray executor.gpus=0 executor.device=cpu" in fault["remedy"]
+    assert "choose executor.gpus=0 executor.device=cpu" in fault["remedy"]

@@ -73,10 +73,9 @@ class Examination:
         return self.executor.address if isinstance(self.executor, TuneExecutor) else None
 
     @property
-    def graphics(self) -> bool:
-        """Whether trials want a GPU, to train or to measure on."""
-        asked = isinstance(self.executor, TuneExecutor) and self.executor.demand.gpus > 0
-        return asked or any(d.startswith("cuda") for d in (self.device, self.meter.runtime.device))
+    def gpus(self) -> float:
+        """What a trial asks for of its node's GPUs."""
+        return self.executor.demand.gpus if isinstance(self.executor, TuneExecutor) else 0.0
 
     def examine(self, report: Callable[[Finding], None]) -> None:
         """Examine everything; `report` hears of findings as they come.
@@ -140,8 +139,12 @@ class _Tour:
         asked, measures = self.asked, trains
         if asked.where == "bench":
             measures = place.node.offers.get(RESOURCE, 0.0) > 0
+        # the driver trains the baseline, and asks Ray for no GPU to do so
+        on_gpu = asked.device.startswith("cuda") or (place.name != DRIVER and asked.gpus > 0)
+        wanted = trains and on_gpu
+        wanted = wanted or (measures and asked.meter.runtime.device.startswith("cuda"))
         if trains or measures:
-            yield Check(place.name, "gpu", lambda: [self._graphics(place)])
+            yield Check(place.name, "gpu", lambda: [_graphics(place, wanted=wanted)])
             yield Check(place.name, "gate", lambda: [place.ask(gate_verdict, asked.meter.gate)])
         if measures:
             yield Check(place.name, "meter", lambda: self._noise(place), limit_s=METER_S)
@@ -189,11 +192,6 @@ class _Tour:
             check_offered(self.asked.address)
             yield ok(f"benches: {offered():g}")
 
-    def _graphics(self, place: Place) -> Verdict:
-        found = place.ask(Graphics.here)
-        offers = place.node.offers.get("GPU", 0.0)
-        return graphics_verdict(found, wanted=self.asked.graphics, offered=offers)
-
     def _noise(self, place: Place) -> Iterator[Verdict]:
         meter = self.asked.meter
         noise: Noise = place.ask(Noise.here, meter)
@@ -223,6 +221,11 @@ def _versions(place: There) -> Iterator[Verdict]:
 
 def _clock(place: There) -> Verdict:
     return clock_verdict(offset_of([(time(), place.ask(time), time()) for _ in range(EXCHANGES)]))
+
+
+def _graphics(place: Place, *, wanted: bool) -> Verdict:
+    found = place.ask(Graphics.here)
+    return graphics_verdict(found, wanted=wanted, offered=place.node.offers.get("GPU", 0.0))
 
 
 def _server_clock(store: Store) -> Iterator[Verdict]:

@@ -131,7 +131,7 @@ def _in_time(check: Check, limit_s: float) -> Iterator[Verdict]:
             yield fault(
                 f"no answer within {limit_s:g} s",
                 "look whether what it asks hangs: a network file system, a firewall that drops "
-                "packets, a node that swaps",
+                "packets, a node that swaps, another program at that address",
             )
             return
         if verdict is None:

@@ -48,7 +48,7 @@ def graphics_verdict(found: Graphics, *, wanted: bool, offered: float = 0.0) -> 
     reason = f" ({found.reason})" if found.reason else ""
     remedy = (
         "install a torch that is built for CUDA, and a driver that is new enough for it; in a "
-        "container give it the GPUs; or choose executor=ray executor.gpus=0 executor.device=cpu"
+        "container give it the GPUs; or choose executor.gpus=0 executor.device=cpu"
     )
     if wanted and not count:
         return fault(f"torch finds no CUDA device{reason}", remedy)
