@@ -38,6 +38,9 @@ class Command:
 COMMANDS = {
     "sweep": Command("sweeps", "search for the fastest versions of a network worth having"),
     "plan": Command("plans", "show the groups, the space and the time; start nothing"),
+    "doctor": Command(
+        "doctor", "examine nodes, storage, tracking and meter (--json)", flags=("--json",)
+    ),
     "profile": Command(
         "profiles", "what each group gives and costs on its own (--json)", flags=("--json",)
     ),
@@ -73,7 +76,7 @@ Commands:
 Exit codes:
   0    done
   1    a sweep or a comparison broke off (what it printed goes on), or autoprune is at fault
-  2    something to mend before anything was started
+  2    something to mend before anything was started; `autoprune doctor` found a fault
   3    a promotion whose proof failed; nothing was moved
   130  interrupted; `autoprune resume` goes on with a sweep that had begun
 """

@@ -78,6 +78,11 @@ class QuietNode:
 
     folder: Path | None = None
 
+    @property
+    def place(self) -> Path:
+        """Where the lock files are on the node that this is asked on."""
+        return _place(self.folder)
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """Hold the room shared; waits while a meter has or wants it."""
@@ -229,8 +234,12 @@ def _held(lock: _Lock, how: int) -> Iterator[None]:
         lock.unlock()
 
 
+def _place(folder: Path | None) -> Path:
+    return folder or Path(tempfile.gettempdir()) / f"autoprune-{os.getuid()}"
+
+
 def _private_folder(folder: Path | None) -> Path:
-    path = folder or Path(tempfile.gettempdir()) / f"autoprune-{os.getuid()}"
+    path = _place(folder)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -45,26 +45,33 @@ def make_folder(output: Path, sweep_id: str) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise _unwritable(output, error) from error
+        raise unwritable(output, error) from error
     return folder
 
 
 def check_writable(folder: Path) -> None:
     """Raise AutopruneError unless `folder` can be made and written to; leaves nothing behind."""
-    try:
-        # permissions say too little: root, and read-only or virtual file systems
-        with lent(folder), tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    with made(folder):
+        try:
+            # permissions say too little: root, and read-only or virtual file systems
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise unwritable(folder, error) from error
 
 
 @contextmanager
-def lent(folder: Path) -> Iterator[None]:
-    """Make a folder for a while: what was not there before, and stayed empty, goes again."""
+def made(folder: Path) -> Iterator[None]:
+    """A folder that is there inside; afterwards what was made of its path is removed again.
+
+    What came into it stays, and the folder with it. Raises AutopruneError where it cannot be made.
+    """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         yield
     finally:
         for place in missing:
@@ -89,7 +96,8 @@ def held(folder: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _unwritable(output: Path, error: OSError) -> AutopruneError:
+def unwritable(output: Path, error: OSError) -> AutopruneError:
+    """What to say where an output folder cannot be written to."""
     return AutopruneError(
         f"cannot write to the output folder {output} ({error.strerror}); set output=FOLDER "
         "to one that can be written"

@@ -28,7 +28,7 @@ from autoprune.orchestration.folders import (
     BASELINE_FILE,
     JOURNAL_FILE,
     PROFILE_FILE,
-    lent,
+    made,
     make_folder,
     new_id,
     output_word,
@@ -142,7 +142,7 @@ def check_places(request: SweepRequest) -> Sequence[str]:
     """
     if request.storage is not None:
         check_store(request.storage, key="executor.storage")
-    with lent(request.output):
+    with made(request.output):
         return request.executor.check(request.place)
 
 

@@ -40,6 +40,7 @@ from autoprune.settings.rules import (
     TASK_NAMES,
     Faults,
     check_device,
+    check_device_name,
     check_finite,
     check_offers,
     check_one_of,
@@ -63,6 +64,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     gate = faults.of(lambda: gate_of(meter))
     faults.of(lambda: check_finite(config))
     faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
+    faults.of(lambda: check_device("executor.device", executor["device"]))
     faults.of(lambda: check_name(config["name"]))
     faults.of(lambda: check_ratios("uniform_first", config["uniform_first"]))
     task = faults.of(lambda: task_of(config["task"], config["data"]))
@@ -76,7 +78,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "meter": measured,
         "searcher": faults.of(lambda: build_target("searcher", config["searcher"], partial=True)),
         "ladder": faults.of(lambda: _ladder(config["ladder"])),
-        "executor": faults.of(lambda: _executor(executor, code_paths)),
+        "executor": faults.of(lambda: executor_of(executor, code_paths)),
         "storage": faults.of(lambda: storage_of(executor["storage"])),
         "budget": faults.of(lambda: budget_of(config["budget"])),
         "baseline": faults.of(lambda: baseline_of(config)),
@@ -256,7 +258,8 @@ def _ladder(config: Mapping[str, Any]) -> Ladder | None:
     return Ladder(tuple(epochs), reduction, finish_front=config["finish_front"])
 
 
-def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
+def executor_of(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
+    """Where trials run, by a config; whether its device is there is another question."""
     faults, kind = Faults(), config["kind"]
     faults.of(lambda: check_one_of("executor.kind", kind, ["ray", "inline"]))
     faults.of(
@@ -264,7 +267,7 @@ def _executor(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
             "executor.on_interrupt", config["on_interrupt"], [str(policy) for policy in OnInterrupt]
         )
     )
-    faults.of(lambda: check_device("executor.device", config["device"]))
+    faults.of(lambda: check_device_name("executor.device", config["device"]))
     rules = dict.fromkeys(("slots", "threads", "cpus"), ONE_OR_MORE)
     faults.of(lambda: check_ranges("executor", config, rules))
     asked = ("cpus", "gpus", "memory_gb", "resources", "accelerator", "labels")

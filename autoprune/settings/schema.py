@@ -182,7 +182,7 @@ class LadderConfig:
 
 @dataclass
 class SweepConfig:
-    """`autoprune sweep` and `autoprune plan`."""
+    """`autoprune sweep`, `autoprune plan` and `autoprune doctor`."""
 
     name: str = "sweep"
     seed: int = 0
@@ -344,6 +344,7 @@ class RollbackConfig(SweepRefConfig):
 COMMANDS: dict[str, type] = {
     "sweep": SweepConfig,
     "plan": SweepConfig,
+    "doctor": SweepConfig,
     "profile": ProfileConfig,
     "compare": CompareConfig,
     "submit": SubmitConfig,

@@ -156,6 +156,8 @@ def test_completion_of_commands_groups_options_and_keys(tmp_path: Path) -> None:
     ]
     assert query("autoprune promote select.max") == ["select.max_accuracy_drop="]
     assert query("autoprune status --j") == ["--json"]
+    assert query("autoprune doctor --j") == ["--json"]
+    assert query("autoprune doctor executor=cl") == ["executor=cluster"]
     assert "schema" not in " ".join(query("autoprune sweep "))
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\nname: own\n")

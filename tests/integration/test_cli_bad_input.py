@@ -115,6 +115,17 @@ def test_jobs_that_cannot_be_sent(refused: Refused, monkeypatch: pytest.MonkeyPa
         assert "name the dashboard of one" in message
 
 
+def test_the_doctor_takes_a_sweeps_line_and_finds_its_faults(refused: Refused) -> None:
+    assert "doctor has no option '--jsn'; did you mean '--json'?" in refused("doctor", "--jsn")
+    message = refused("doctor", "executor.slots=0", "meter.max_s=0", "name=a/b", "meter.where=bech")
+    assert "executor.slots is 0; choose 1 or more" in message
+    assert "meter.max_s is 0" in message
+    assert "name='a/b': a sweep is named with letters" in message
+    assert "did you mean 'bench'?" in message
+    assert "there is no key 'outptu'; did you mean 'output'?" in refused("doctor", "outptu=x")
+    assert "executor.device=gpu: no such device" in refused("doctor", "executor.device=gpu")
+
+
 def test_a_place_to_measure_that_is_none(refused: Refused) -> None:
     message = refused("plan", *SMALL, "meter.where=bech")
     assert "place to measure 'bech' is not known; did you mean 'bench'?" in message

@@ -12,6 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.doctor.authentication import server_verdicts
+from autoprune.orchestration.doctor.findings import State, ok
+from autoprune.orchestration.doctor.tracking import Store
 from autoprune.orchestration.tracking.connection import check
 from tests.deployment import DEPLOY, instructions, services
 from tests.team import ADMIN, PASSWORD, Server, served, with_postgresql, with_sqlite
@@ -69,8 +72,32 @@ def test_a_page_elsewhere_cannot_call_by_another_name(server: Server) -> None:
 
 
 def test_autoprune_says_that_it_is_not_let_in(server: Server) -> None:
-    with pytest.raises(AutopruneError, match="no MLflow store answers at"):
+    with pytest.raises(AutopruneError, match=r"does not let this process in .*; give the"):
         check(server.uri)
+
+
+def test_the_doctor_finds_what_a_stranger_lacks(server: Server) -> None:
+    with pytest.raises(AutopruneError, match="does not let this process in"):
+        list(Store(server.uri, "examined").verdicts())
+    (stranger,) = server_verdicts(server.uri)
+    assert stranger == ok(f"{server.uri} refuses who has no login")
+
+
+@pytest.mark.usefixtures("login")
+def test_the_doctor_is_let_in_by_the_server_and_by_its_database(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"):
+        monkeypatch.setenv(name, server.environment.get(name, ""))
+    client = MlflowClient(server.uri)
+    database = server.environment["MLFLOW_BACKEND_STORE_URI"]
+    for uri in (server.uri, database):
+        before = {e.name for e in client.search_experiments()}
+        found = list(Store(uri, "examined").verdicts())
+        assert [verdict.state for verdict in found] == [State.OK] * 3, found
+        assert {e.name for e in client.search_experiments()} == before
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.usefixtures("login")

@@ -81,13 +81,7 @@ class BenchMeter:
         return found
 
     def _ask(self, task: Any, *arguments: Any) -> Any:
-        if not offered():
-            raise AutopruneError(
-                f"meter.where=bench measures on nodes that offer the resource {RESOURCE!r}, and "
-                f"the cluster at {self.address!r} has none; start one with `ray start "
-                f"--address=... --num-cpus=0 --resources='{{\"{RESOURCE}\": 1}}'`, or set "
-                "meter.where=trial"
-            )
+        check_offered(self.address)
         meter = cloudpickle.dumps(self.meter)
         return _answer(task.remote(meter, tuple(self.code_paths), *arguments))
 
@@ -117,6 +111,17 @@ def offered() -> float:
     """How many units of `RESOURCE` the nodes that are alive offer together."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return sum(float(node["Resources"].get(RESOURCE, 0)) for node in nodes if node["Alive"])
+
+
+def check_offered(address: str) -> None:
+    """Raise AutopruneError where no node of the cluster, which is at `address`, is a bench."""
+    if not offered():
+        raise AutopruneError(
+            f"meter.where=bench measures on nodes that offer the resource {RESOURCE!r}, and "
+            f"the cluster at {address!r} has none; start one with `ray start "
+            f"--address=... --num-cpus=0 --resources='{{\"{RESOURCE}\": 1}}'`, or set "
+            "meter.where=trial"
+        )
 
 
 def _answer(task: Any) -> Any:

@@ -4,12 +4,14 @@ import logging
 import math
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import cloudpickle
 import psutil
 import ray
 import torch
@@ -49,8 +51,8 @@ def cluster(
 ) -> Iterator[None]:
     """Join the cluster at `address`, or start one of `cpus` here where that is None; then leave.
 
-    Workers of a cluster that is joined get `runtime_env`. Where this process is in one already, that
-    one is used and not left. Raises AutopruneError where nobody answers.
+    Workers of a cluster that is joined get `runtime_env`. Where this process is in one already, it
+    uses that and does not leave it. Raises AutopruneError where nobody answers.
     """
     with _ray_as_we_need_it():
         if ray.is_initialized():
@@ -110,12 +112,18 @@ def this_machine(*, cores: float = 0) -> Node:
 
 def nodes() -> list[Node]:
     """The nodes of the cluster that this process is in, as far as they are alive."""
-    return [_node(node) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return list(members().values())
 
 
-def _node(node: Mapping[str, Any]) -> Node:
-    """A node as Ray tells of it."""
-    return Node(node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {}))
+def members() -> dict[str, Node]:
+    """The same by the ids that Ray knows them by."""
+    return {
+        node["NodeID"]: Node(
+            node["NodeManagerHostname"], _offers(node["Resources"]), node.get("Labels", {})
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }
 
 
 def coming() -> list[Node]:
@@ -144,22 +152,23 @@ VERSIONS = ("autoprune", "torch", "torch-pruning", "numpy")
 PATIENCE_S = 60.0
 """How long a node may take to answer."""
 
-_ALIKE = "install the same versions on all nodes, or run them from one image"
+ALIKE = "install the same versions on all nodes, or run them from one image"
 
 
 def on_nodes(
-    task: Any, *arguments: Any, among: Callable[[Node], bool] = lambda _node: True
+    function: Callable[..., Any],
+    *arguments: Any,
+    among: Callable[[Node], bool] = lambda _node: True,
 ) -> Iterator[tuple[str, Any]]:
-    """What a task of Ray's comes to on every node that is alive, with the node's name.
+    """What a function returns on every node that is alive, with the node's name.
 
     Raises AutopruneError where one does not answer, or cannot run it.
     """
-    asked = {}
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"] and among(_node(node)):
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            answer = task.options(scheduling_strategy=place).remote(*arguments)
-            asked[answer] = node["NodeManagerHostname"]
+    asked = {
+        start_on(key, function, *arguments): node.name
+        for key, node in members().items()
+        if among(node)
+    }
     done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
     if silent:
         raise AutopruneError(
@@ -170,26 +179,34 @@ def on_nodes(
         try:
             yield asked[answer], ray.get(answer)
         except RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise AutopruneError(
-                f"node {asked[answer]} of the cluster cannot run autoprune ({reason}); {_ALIKE}"
-            ) from error
+            raise cannot_run(asked[answer], error) from error
 
 
 def check_versions() -> None:
     """Raise AutopruneError where a node of the cluster has other versions than this process."""
+    for node, there in on_nodes(installed):
+        check_same(node, there)
+
+
+def check_same(node: str, there: Mapping[str, str]) -> None:
+    """Raise AutopruneError where a node has other versions (`installed`) than this process."""
     own = installed()
-    for node, there in on_nodes(_versions):
-        other = [
-            f"{name} {there[name] or 'not at all'} there, {own[name]} here"
-            for name in VERSIONS
-            if there[name] != own[name]
-        ]
-        if other:
-            raise AutopruneError(
-                f"node {node} of the cluster does not have what this process has: "
-                f"{'; '.join(other)}; {_ALIKE}"
-            )
+    other = [
+        f"{name} {there[name] or 'not at all'} there, {own[name]} here"
+        for name in VERSIONS
+        if there[name] != own[name]
+    ]
+    if other:
+        raise AutopruneError(
+            f"node {node} of the cluster does not have what this process has: "
+            f"{'; '.join(other)}; {ALIKE}"
+        )
+
+
+def cannot_run(node: str, error: RayError) -> AutopruneError:
+    """What to say of a node that failed in a call of ours."""
+    reason = str(error).strip().splitlines()[-1]
+    return AutopruneError(f"node {node} of the cluster cannot run autoprune ({reason}); {ALIKE}")
 
 
 def installed() -> dict[str, str]:
@@ -203,9 +220,23 @@ def installed() -> dict[str, str]:
     return found
 
 
-@ray.remote(num_cpus=0)
-def _versions() -> dict[str, str]:
-    return installed()
+def start_on(
+    key: str, function: Callable[..., Any], *arguments: Any, code_paths: Sequence[str] = ()
+) -> Any:
+    """Call a function on a node, of which it takes nothing; the reference to what it returns.
+
+    The function is imported there; `code_paths` are put before the import path first.
+    """
+    place = NodeAffinitySchedulingStrategy(key, soft=False)
+    call = cloudpickle.dumps((function, arguments))
+    return _called.options(scheduling_strategy=place).remote(call, tuple(code_paths))
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _called(call: bytes, code_paths: Sequence[str]) -> Any:
+    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    function, arguments = cloudpickle.loads(call)
+    return function(*arguments)
 
 
 def _unreachable(address: str, error: Exception) -> AutopruneError:
@@ -216,10 +247,16 @@ def _unreachable(address: str, error: Exception) -> AutopruneError:
 
 
 def _refused(address: str, error: Exception) -> AutopruneError:
+    reason = ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    remedy = (
+        "where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
+        "~/.ray/auth_token) here as there, or else compare the versions of Ray"
+    )
+    if reason.startswith("Version mismatch"):
+        remedy = "install the same Ray and Python here as there"
     return AutopruneError(
         f"the Ray cluster at executor.address={address!r} answers and does not let this process in "
-        f"({error}); where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
-        "~/.ray/auth_token) here as there; otherwise compare the versions of Ray"
+        f"({reason}); {remedy}"
     )
 
 

@@ -1,7 +1,5 @@
 """Whether the nodes of a cluster see the place where trials save."""
 
-import ray
-
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.executors.cluster import on_nodes
 from autoprune.orchestration.executors.resources import Demand
@@ -35,7 +33,6 @@ def check_seen(place: Store, demand: Demand) -> None:
     raise AutopruneError(f"trials save at {place}, and {told}; {remedy}")
 
 
-@ray.remote(num_cpus=0)
 def _look(place: Store, name: str, data: bytes) -> str:
     """What keeps the node that this runs on from saving there; empty where nothing does."""
     try:

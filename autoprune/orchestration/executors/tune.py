@@ -87,12 +87,20 @@ class TuneExecutor:
         Ray 2.60 itself goes on trying for minutes.
         """
         check_address(self.address)
+        if self.address is None:
+            return self.waits()
+        with cluster(self.address):
+            waits = self.waits()
+            check_versions()
+            check_seen(place, self.demand)
+        return waits
+
+    def waits(self) -> Sequence[str]:
+        """What trials would wait for. Raises AutopruneError as `slots` does."""
         slots = self.slots
         if self.address is None:
             return ()
         with cluster(self.address):
-            check_versions()
-            check_seen(place, self.demand)
             there = sum(map(self.demand.fits, nodes()))
         if there >= slots:
             return ()

@@ -28,26 +28,51 @@ def check(uri: str, *, timeout_s: float = 5.0) -> None:
     Tables are created here, in the one process that will write, because MLflow 3.17 fails where
     several processes open a fresh sqlite file. Raises AutopruneError within a few `timeout_s`.
     """
+    check_reached(uri, timeout_s=timeout_s)
     # MLflow 3.17 tells at INFO of every table it makes
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    with _reaching(uri), short_requests(timeout_s):
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+def check_reached(uri: str, *, timeout_s: float = 5.0) -> None:
+    """Make sure that there is somebody at `uri`, or a database; no table of one is touched.
+
+    Raises AutopruneError within a few `timeout_s`.
+    """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*DEFAULT_PORTS, "sqlite", "databricks"):
         raise AutopruneError(
             f"tracking.uri {shown(uri)!r} is not a tracking server or database; "
             "use http(s)://host:port, sqlite:///path/mlflow.db or postgresql://..."
         )
-    try:
+    with _reaching(uri):
         if scheme in DEFAULT_PORTS:
             _knock(uri, scheme, timeout_s)
         if scheme not in ("http", "https", "databricks"):
             _connect(uri)
-        with short_requests(timeout_s):
-            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+@contextmanager
+def _reaching(uri: str) -> Iterator[None]:
+    """Turn what keeps a store from answering inside into an AutopruneError that names it."""
+    try:
+        yield
     except (MlflowException, OSError, SQLAlchemyError, ValueError, ImportError) as error:
+        if isinstance(error, MlflowException) and _status(error) in (401, 403):
+            raise AutopruneError(
+                f"the MLflow store at {shown(uri)} does not let this process in "
+                f"({complaint(error)}); give the login in ~/.mlflow/credentials, or in "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
         raise AutopruneError(
             f"no MLflow store answers at {shown(uri)} ({complaint(error)}); "
             "start the server or set tracking.uri"
         ) from error
+
+
+def _status(error: MlflowException) -> int:
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
 def missing_file(uri: str) -> Path | None:
@@ -113,7 +138,7 @@ def check_in_place(uri: str, location: str) -> None:
 def transient(error: Exception) -> bool:
     """Whether the same request may succeed later: no answer, an overloaded or failing server."""
     if isinstance(error, MlflowException):
-        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        status = _status(error)
     elif isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
     else:

@@ -1,0 +1,1 @@
+"""What a sweep would run on, examined before it runs: driver, nodes, storage and tracking."""

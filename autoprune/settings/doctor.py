@@ -1,0 +1,40 @@
+"""From a sweep's config to what is examined for it: the network, data and search are left out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.orchestration.doctor.examination import Examination
+from autoprune.orchestration.doctor.tracking import Store
+from autoprune.orchestration.executors.bench import check_where
+from autoprune.orchestration.folders import check_name
+from autoprune.settings.build import executor_of, gate_of, meter_of, tracking_of
+from autoprune.settings.rules import NOT_NEGATIVE, Faults, check_finite, check_ranges
+
+
+def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) -> Examination:
+    """What to examine for the sweep that a plain config describes; nothing is started.
+
+    Raises FaultsError with every fault of the sections that are examined. That a device is not
+    there is for the examination to find.
+    """
+    faults = Faults()
+    executor, meter = config["executor"], config["meter"]
+    experiment = config["tracking"]["experiment"] or config["name"]
+    faults.of(lambda: check_finite(config))
+    faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
+    faults.of(lambda: check_name(config["name"]))
+    gate = faults.of(lambda: gate_of(meter))
+    measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
+    faults.of(lambda: check_where(meter["where"], executor["address"]))
+    runner = faults.of(lambda: executor_of(executor, code_paths))
+    tracking = faults.of(lambda: tracking_of(config))
+    faults.check()
+    return Examination(
+        executor=runner,
+        meter=measured,
+        output=Path(config["output"]).resolve(),
+        store=None if tracking.uri is None else Store(tracking.uri, experiment),
+        where=meter["where"],
+        device=executor["device"],
+    )
