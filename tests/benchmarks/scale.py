@@ -5,11 +5,12 @@ proposals, an MLflow store in sqlite, reports, networks, a study), whose trials 
 real ones do, and in stock Ray Tune with its own random search, reused actors and one result a
 trial. Both draw a point of 24 groups.
 
-The overhead of a trial is the time from the end of the first trial to that of the last one, times
-the slots, over the trials between: what a trial takes of its slot. Starting Ray and its workers is
-not in it. `cpu_s` is the driver's processor time a trial, of all its threads, starting and ending
-included. Memory is the driver's: `driver_mb` at its peak, `grown_mb` from before the first trial to
-after the last. Every figure comes from a process of its own, sweep and stock in turns.
+The overhead of a trial is the time from the end of the first two, which wait until both workers
+have started, to that of the last one, times the slots, over the trials between: what a trial takes
+of its slot. Starting Ray and its workers is not in it. `cpu_s` is the driver's processor time a
+trial, of all its threads, starting and ending included. Memory is the driver's: `driver_mb` at its
+peak, `grown_mb` from before the first trial to after the last. Every figure comes from a process of
+its own, sweep and stock in turns.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
 from autoprune.orchestration.view import SweepView
 from autoprune.problems import known_problem
 from autoprune.searchers.random import RandomSearcher
-from tests.empty import EmptyActor, EmptyContext, StockTrial
+from tests.empty import FIRST, EmptyActor, EmptyContext, StockTrial
 
 TRIALS = (100, 500, 2000)
 SLOTS, GROUPS = 2, 24
@@ -119,7 +120,9 @@ def stock(trials: int, folder: Path) -> Figures:
     tuner = tune.Tuner(
         StockTrial,
         param_space=space,
-        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            num_samples=trials, max_concurrent_trials=SLOTS, reuse_actors=True
+        ),
         run_config=tune.RunConfig(
             name="stock", storage_path=str(folder), callbacks=[Ends()], verbose=0
         ),
@@ -133,7 +136,7 @@ def stock(trials: int, folder: Path) -> Figures:
 
 def figures(ends: list[float], before_mb: float) -> Figures:
     """The overhead of a trial, and the memory of this process."""
-    overhead_s = (ends[-1] - ends[0]) * SLOTS / (len(ends) - 1)
+    overhead_s = (ends[-1] - ends[FIRST - 1]) * SLOTS / (len(ends) - FIRST)
     return {
         "overhead_s": overhead_s,
         "driver_mb": memory_mb(peak=True),
