@@ -3,12 +3,18 @@
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.trial import Measurement, Observation, Trial, trial_seed
-from autoprune.orchestration.sweep import Sweep
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.proposals import Proposals
+from autoprune.orchestration.sweep import Budget, Sweep
+from autoprune.orchestration.view import SweepView
 from autoprune.problems import ChainProblem
+from autoprune.searchers.random import RandomSearcher
 
 RUNG_NOISE = 0.01
 """How far a rung's accuracy is from that at the end, as a standard deviation."""
@@ -94,3 +100,35 @@ class SimulatedCluster:
         metrics = dict(outcome.outcome.metrics)
         metrics["accuracy"] += float(rng.normal(0.0, RUNG_NOISE / (rung + 1)))
         return replace(outcome, outcome=replace(outcome.outcome, metrics=metrics), rung=rung)
+
+
+def simulated(
+    folder: Path,
+    problem: ChainProblem,
+    clock: Clock,
+    *,
+    trials: int,
+    slots: int,
+    ladder: Ladder | None,
+    seed: int = 0,
+) -> tuple[Sweep, SimulatedCluster]:
+    """A sweep of random search with its journal in a folder, and the slots that are to run it."""
+    header = {
+        "sweep_id": "s",
+        "experiment": "s",
+        "goal": problem.goal.to_json(),
+        "space": problem.space.to_json(),
+        "baseline": {},
+        "budget": {"trials": trials},
+        "slots": slots,
+        "output": "",
+        "config": None,
+    }
+    sweep = Sweep(
+        SweepView("s", "s", problem.goal, problem.space, {}, slots=slots),
+        Journal.create(folder / "journal.jsonl", header, timer=clock),
+        Proposals(RandomSearcher(problem.space, problem.goal, seed), problem.space, seed=seed),
+        budget=Budget(trials=trials),
+        ladder=ladder,
+    )
+    return sweep, SimulatedCluster(problem, slots, clock, seed)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -35,7 +35,7 @@ class Ladder:
     `reduction` trials of a rung goes on to the next; the top, above the last rung, is the end of
     recovery. Of n trials about n / reduction ** rungs reach it: one rung suits tens of trials, two
     or three suit hundreds. `finish_front` brings every member of the front to the top once the
-    budget allows no new trial.
+    budget allows no new trial, and in slots that are free meanwhile those that may yet join it.
     """
 
     epochs: tuple[int, ...] = (0,)
@@ -86,6 +86,19 @@ class Agreement:
         )
 
 
+@dataclass(slots=True)
+class _Order:
+    """The best of the first `count` trials on a rung, best first, and their places.
+
+    None of the first `passed` of them waits any more.
+    """
+
+    count: int = 0
+    numbers: list[int] = field(default_factory=list)
+    place: dict[int, int] = field(default_factory=dict)
+    passed: int = 0
+
+
 class Rungs:
     """Who stands on which rung, and who may climb.
 
@@ -101,7 +114,7 @@ class Rungs:
         self._top: dict[int, Measurement] = {}
         self._promoted: list[set[int]] = [set() for _ in ladder.epochs]
         self._waiting: dict[int, int] = {}
-        self._order: dict[int, list[int]] = {}
+        self._order = [_Order() for _ in ladder.epochs]
         self._agreed: tuple[int, list[Agreement]] = (0, [])
 
     @property
@@ -131,21 +144,35 @@ class Rungs:
 
     def promotable(self) -> int | None:
         """The trial that is the next to climb; None where none may."""
-        found = (self._climbers(rung) for rung in reversed(range(len(self._on))))
-        return next((climbers[0] for climbers in found if climbers), None)
+        found = (self._first(rung) for rung in reversed(range(len(self._on))))
+        return next((number for number in found if number is not None), None)
 
     def may_climb(self, number: int) -> bool:
         """Whether a trial that waits may go on."""
-        return number in self._climbers(self._waiting[number])
+        rung = self._waiting[number]
+        best = self._best(rung)
+        return self._order[rung].place.get(number, best) < best
 
-    def _climbers(self, rung: int) -> list[int]:
-        """Who waits on a rung among its best, where not as many have climbed already."""
-        best = int(len(self._on[rung]) / self.ladder.reduction)
+    def _first(self, rung: int) -> int | None:
+        """The best of those that wait on a rung and may climb."""
+        best, order = self._best(rung), self._order[rung]
+        # who went on from a rung never waits there again
+        while order.passed < best and self._waiting.get(order.numbers[order.passed]) != rung:
+            order.passed += 1
+        return order.numbers[order.passed] if order.passed < best else None
+
+    def _best(self, rung: int) -> int:
+        """How many of the best of a rung may climb; 0 where as many have climbed already."""
+        count = len(self._on[rung])
+        best = int(count / self.ladder.reduction)
         if best <= len(self._promoted[rung]):
-            return []
-        if _outgrown(len(self._on[rung]), len(self._order.get(rung, ()))):
-            self._order[rung] = best_first(self._goal, self._on[rung])
-        return [n for n in self._order[rung][:best] if self._waiting.get(n) == rung]
+            return 0
+        if _outgrown(count, self._order[rung].count):
+            most = int((1.0 + SLACK) * count / self.ladder.reduction)
+            numbers = best_first(self._goal, self._on[rung], most=most)
+            place = {number: at for at, number in enumerate(numbers)}
+            self._order[rung] = _Order(count, numbers, place)
+        return best
 
     def promote(self, number: int) -> None:
         """Send a trial that waits up from its rung."""
@@ -163,10 +190,11 @@ class Rungs:
     def agreement(self, rung: int) -> Agreement:
         """How well a rung has predicted what trials came to."""
         main = self._goal.main.metric
+        here = self._on[rung]
         both = [
-            (here.metrics[main], self._top[number].metrics[main])
-            for number, here in self._on[rung].items()
-            if number in self._top
+            (here[number].metrics[main], top.metrics[main])
+            for number, top in self._top.items()  # of the two they are fewer
+            if number in here
         ]
         early, late = np.array(both, dtype=float).reshape(-1, 2).T
         told = len(both) >= 2 and min(np.ptp(early), np.ptp(late)) > 0.0

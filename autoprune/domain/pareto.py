@@ -3,8 +3,7 @@
 Axis legend: N = trials, M = objectives.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import moocore
 import numpy as np
@@ -40,20 +39,6 @@ class ParetoFront:
             if point is not None:
                 found[observation.trial.number] = observation
                 points[observation.trial.number] = point
-        self._reduce(found, points)
-
-    @classmethod
-    def among(
-        cls, goal: Goal, found: Mapping[int, Observation], points: Mapping[int, tuple[float, ...]]
-    ) -> Self:
-        """The front of observations whose points are known, both by trial number."""
-        front = cls(goal)
-        front._reduce(found, points)
-        return front
-
-    def _reduce(
-        self, found: Mapping[int, Observation], points: Mapping[int, tuple[float, ...]]
-    ) -> None:
         if not points:
             return
         numbers = sorted(points)
@@ -103,8 +88,49 @@ def point_of(goal: Goal, observation: Observation) -> tuple[float, ...] | None:
     return None
 
 
-def best_first(goal: Goal, outcomes: Mapping[int, Measurement]) -> list[int]:
-    """The numbers of trials, the best first; the order of `outcomes` never matters.
+class Points:
+    """Where trials stand, by number, so that any number of them is compared at once."""
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._sign_M = np.where(goal.maximise, 1.0, -1.0)
+        self._points_NM = np.full((64, len(goal.objectives)), np.nan)  # more is better
+
+    def put(self, observation: Observation) -> None:
+        """Note where a trial stands now, which may be on no front."""
+        number, point = observation.trial.number, point_of(self._goal, observation)
+        while number >= len(self._points_NM):
+            more_NM = np.full_like(self._points_NM, np.nan)  # noqa: N806
+            self._points_NM = np.concatenate([self._points_NM, more_NM])
+        self._points_NM[number] = np.nan if point is None else self._sign_M * point
+
+    def beaten(self, number: int) -> NDArray[np.bool_]:
+        """Of every trial whether it is nowhere better than `number`."""
+        beaten: NDArray[np.bool_] = (self._points_NM <= self._points_NM[number]).all(axis=1)
+        return beaten
+
+    def without(self, numbers: Collection[int]) -> NDArray[np.bool_]:
+        """Of every trial whether it is none of `numbers`."""
+        among = np.ones(len(self._points_NM), dtype=bool)
+        among[list(numbers)] = False
+        return among
+
+    def front(self, among: NDArray[np.bool_]) -> list[int]:
+        """The numbers of those of a choice of trials that no other one of them dominates."""
+        numbers = np.flatnonzero(among & ~np.isnan(self._points_NM[:, 0]))
+        if not len(numbers):
+            return []
+        points_NM = self._points_NM[numbers]  # noqa: N806
+        keep = moocore.is_nondominated(points_NM, maximise=True, keep_weakly=False)
+        return [int(number) for number in numbers[keep]]
+
+
+def best_first(
+    goal: Goal, outcomes: Mapping[int, Measurement], *, most: int | None = None
+) -> list[int]:
+    """The numbers of trials, the best `most` of them first (None is all of them).
+
+    The order of `outcomes` never matters.
 
     Those that break constraints come last, the less broken before the more. The others come front
     by front (non-dominated sorting: Deb et al. 2002, doi:10.1109/4235.996017), and within a front
@@ -113,6 +139,7 @@ def best_first(goal: Goal, outcomes: Mapping[int, Measurement]) -> list[int]:
     arXiv:2106.12639), in units of the front's extent.
     """
     numbers = sorted(outcomes)
+    most = len(numbers) if most is None else most
     broken = {number: goal.violation(outcomes[number].metrics) for number in numbers}
     feasible = [number for number in numbers if not broken[number]]
     ordered: list[int] = []
@@ -120,20 +147,26 @@ def best_first(goal: Goal, outcomes: Mapping[int, Measurement]) -> list[int]:
         points_NM = np.array([goal.values(outcomes[number]) for number in feasible])  # noqa: N806
         rank_N = moocore.pareto_rank(points_NM, maximise=list(goal.maximise))  # noqa: N806
         for rank in np.unique(rank_N):
+            if len(ordered) >= most:
+                return ordered
             members = np.flatnonzero(rank_N == rank)
-            ordered += [feasible[members[at]] for at in _spread(goal, points_NM[members])]
-    return ordered + sorted((n for n in numbers if broken[n]), key=lambda n: (broken[n], n))
+            spread = _spread(goal, points_NM[members], most - len(ordered))
+            ordered += [feasible[members[at]] for at in spread]
+    return [*ordered, *sorted((n for n in numbers if broken[n]), key=lambda n: (broken[n], n))][
+        :most
+    ]
 
 
-def _spread(goal: Goal, points_NM: NDArray[np.float64]) -> list[int]:  # noqa: N803
-    """The order of points in which each is the farthest from all before; the first is the best."""
+def _spread(goal: Goal, points_NM: NDArray[np.float64], most: int) -> list[int]:  # noqa: N803
+    """At most so many points, each the farthest from all before; the first is the best."""
     extent_M = np.ptp(points_NM, axis=0)  # noqa: N806
     scaled_NM = points_NM / np.where(extent_M > 0.0, extent_M, 1.0)  # noqa: N806
     main_N = points_NM[:, 0] * (1.0 if goal.maximise[0] else -1.0)  # noqa: N806
     order = [int(main_N.argmax())]
     near_N = np.full(len(points_NM), np.inf)  # noqa: N806
-    while len(order) < len(points_NM):
-        near_N = np.minimum(near_N, np.linalg.norm(scaled_NM - scaled_NM[order[-1]], axis=1))  # noqa: N806
-        near_N[order] = -1.0
+    while len(order) < min(most, len(points_NM)):
+        off_NM = scaled_NM - scaled_NM[order[-1]]  # noqa: N806
+        near_N = np.minimum(near_N, np.einsum("nm,nm->n", off_NM, off_NM))  # noqa: N806
+        near_N[order[-1]] = -1.0
         order.append(int(near_N.argmax()))
     return order

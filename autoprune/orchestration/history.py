@@ -2,12 +2,12 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
 from autoprune.domain.objective import Goal
-from autoprune.domain.pareto import ParetoFront, point_of
+from autoprune.domain.pareto import ParetoFront, Points
 from autoprune.domain.trial import Failure, Measurement, Observation, latest
 
 STATES = ("finished", "paused", "stopped", "failed")
@@ -77,9 +77,10 @@ class History:
         self._goal = goal
         self._tellings: list[Observation] = []
         self._last: dict[int, Observation] = {}
-        self._points: dict[int, tuple[float, ...]] = {}
+        self._points = Points(goal)
         self._counts = Counter(dict.fromkeys(STATES, 0))
         self._front = ParetoFront(goal)
+        self._behind: Sequence[int] | None = None
         self.busy_s = 0.0
 
     def take(self, observation: Observation) -> None:
@@ -93,17 +94,21 @@ class History:
         if before is not None:
             self._counts[state_of(before)] -= 1
             self.busy_s -= before.seconds
-        self._points.pop(number, None)
-        point = point_of(self._goal, observation)
-        if point is not None:
-            self._points[number] = point
-        if number in self._front:
+        former = self._front
+        if number in former:
             # what it was worth before may have kept others off the front
-            self._front = ParetoFront.among(self._goal, self._last, self._points)
+            among = self._points.beaten(number)
+            among[[member.trial.number for member in former.members]] = True
+            self._points.put(observation)
+            found = self._points.front(among)
+            self._front = ParetoFront(self._goal, (self._last[n] for n in found))
         else:
-            front = copy.copy(self._front)
+            self._points.put(observation)
+            front = copy.copy(former)
             if front.add(observation):
                 self._front = front
+        if self._front is not former:
+            self._behind = None
 
     def of(self, number: int) -> Observation | None:
         """What was told last of a trial."""
@@ -118,6 +123,15 @@ class History:
     def front(self) -> ParetoFront:
         """The front of what was told last of every trial; a later one is another object."""
         return self._front
+
+    def behind(self, running: Collection[int]) -> Sequence[int]:
+        """The numbers of the front that there would be without the trials that run.
+
+        It is as of the last change of the front: to work it out takes the time of all outcomes.
+        """
+        if self._behind is None:
+            self._behind = self._points.front(self._points.without(running))
+        return self._behind
 
     @property
     def now(self) -> Snapshot:

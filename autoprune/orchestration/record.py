@@ -230,15 +230,19 @@ class Ledger:
         self.events.append(event)
 
 
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def encode(record: Mapping[str, Any]) -> bytes:
     """One line, newline included, of plain JSON types with finite numbers."""
-    text = _canonical(record)
-    return _canonical({**record, "crc": f"{zlib.crc32(text):08x}"}) + b"\n"
+    members = {name: f"{_JSON(name)}:{_JSON(value)}" for name, value in record.items()}
+    members["crc"] = f'"crc":"{zlib.crc32(_object(members)):08x}"'
+    return _object(members) + b"\n"
 
 
-def _canonical(record: Mapping[str, Any]) -> bytes:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
+def _object(members: Mapping[str, str]) -> bytes:
+    text = ",".join(members[name] for name in sorted(members))
+    return f"{{{text}}}".encode("ascii")
 
 
 def decode(line: bytes) -> dict[str, Any]:

@@ -203,9 +203,23 @@ class Sweep:
             return None
         number = None if self._time_is_up() else self.rungs.promotable()
         if number is None and self.rungs.ladder.finish_front and not self._may_ask():
-            members = (member.trial.number for member in self._history.front.members)
-            number = next((n for n in members if n in self.rungs.waiting), None)
+            number = self._finisher(self.rungs.waiting)
         return number
+
+    def _finisher(self, waiting: Mapping[int, int]) -> int | None:
+        """The trial that is to go on next so that all members of the front come to their end.
+
+        What one comes to may reveal others behind it, and those again others. Slots do not wait
+        for one after the other: while a member is under way, whoever would be on the front without
+        all that run goes on as well, unless time is up.
+        """
+        members = [member.trial.number for member in self._history.front.members]
+        number = next((n for n in members if n in waiting), None)
+        if number is not None or self._time_is_up():
+            return number
+        if not any(n in self._running for n in members):
+            return None
+        return next((n for n in self._history.behind(self._running) if n in waiting), None)
 
     def next_trial(self, *, wait_s: float | None = None) -> Trial | None:
         """The next trial to start or to go on with; None where there is none, or none yet.

@@ -6,14 +6,9 @@ import pytest
 
 from autoprune.domain.ladder import Ladder
 from autoprune.orchestration.folders import view_of
-from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.record import Asked, read_journal
-from autoprune.orchestration.sweep import Budget, Sweep
-from autoprune.orchestration.view import SweepView
 from autoprune.problems import known_problem
-from autoprune.searchers.random import RandomSearcher
-from tests.simulation import Clock, SimulatedCluster
+from tests.simulation import Clock, simulated
 
 
 @pytest.mark.parametrize(
@@ -28,29 +23,10 @@ def test_no_trial_is_lost_or_run_twice_and_no_slot_is_idle(
     tmp_path: Path, trials: int, slots: int, ladder: Ladder | None
 ) -> None:
     problem, clock = known_problem("infeasible", 24), Clock()
-    header = {
-        "sweep_id": "s",
-        "experiment": "s",
-        "goal": problem.goal.to_json(),
-        "space": problem.space.to_json(),
-        "baseline": {},
-        "budget": {"trials": trials},
-        "slots": slots,
-        "output": "",
-        "config": None,
-    }
-    with Journal.create(tmp_path / "journal.jsonl", header, timer=clock) as journal:
-        sweep = Sweep(
-            SweepView("s", "s", problem.goal, problem.space, {}, slots=slots),
-            journal,
-            Proposals(RandomSearcher(problem.space, problem.goal, 0), problem.space),
-            budget=Budget(trials=trials),
-            ladder=ladder,
-        )
-        cluster = SimulatedCluster(problem, slots, clock)
-        with sweep.watched():
-            cluster.run(sweep)
-        view = sweep.view
+    sweep, cluster = simulated(tmp_path, problem, clock, trials=trials, slots=slots, ladder=ladder)
+    with sweep.journal as journal, sweep.watched():
+        cluster.run(sweep)
+    view = sweep.view
     assert len(view.observations) == trials
     assert {o.trial.number for o in view.observations} == set(range(trials))
     assert view.busy_s == pytest.approx(cluster.busy_s)
@@ -68,3 +44,6 @@ def test_no_trial_is_lost_or_run_twice_and_no_slot_is_idle(
         ended = view.counts["finished"] / (trials - view.counts["failed"])
         assert ended == pytest.approx(ladder.reduction**-2, rel=0.25)
         assert all(member.rung is None for member in view.front.members)
+        # nor does the front come to its end one trial after the other
+        longest_s = max(observation.seconds for observation in view.observations)
+        assert clock.now - asked_s <= 2.0 * longest_s

@@ -2,14 +2,18 @@
 
 import json
 import threading
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Stage
@@ -158,6 +162,51 @@ def test_a_resume_completes_what_is_missing_and_makes_nothing_twice(sqlite_uri: 
     third.on_finish(view, complete=True)
     assert_complete(sqlite_uri, view)
     assert client.get_metric_history(second.run_ids[3], "speedup") == before
+
+
+def test_what_waits_goes_out_in_few_requests(
+    sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, trials = make_sweep(60), 60
+    requests: Counter[str] = Counter()
+    for name in ("create_run", "get_run", "log_batch", "set_tag", "update_run_info"):
+        monkeypatch.setattr(SqlAlchemyStore, name, counted(name, requests))
+    tracker = MlflowTracker(sqlite_uri, patience=EAGER)
+    tracker.on_start(prefix(view, 0))
+    drive(tracker, view)
+    tracker.on_finish(view, complete=True)
+    assert tracker.unwritten == ()
+    assert_complete(sqlite_uri, view)
+    assert requests["create_run"] == trials + 1
+    # the first may go out alone, before the others wait
+    assert requests["log_batch"] <= trials + 10
+    assert requests["update_run_info"] <= trials + 10
+    # one for the folder of each run's artifacts
+    assert requests["get_run"] <= trials + 10
+
+
+def counted(name: str, requests: Counter[str]) -> Callable[..., Any]:
+    real = getattr(SqlAlchemyStore, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        requests[name] += 1
+        return real(*arguments, **named)
+
+    return call
+
+
+def test_a_store_that_knows_nothing_of_a_sweep_catches_up_at_once(sqlite_uri: str) -> None:
+    view = make_sweep(40)
+    late = MlflowTracker(sqlite_uri, patience=EAGER)
+    late.on_start(view)
+    late.on_finish(view, complete=True)
+    assert late.unwritten == ()
+    assert_complete(sqlite_uri, view)
+    client = MlflowClient(tracking_uri=sqlite_uri)
+    history = client.get_metric_history(late.parent_run_id, "hypervolume")
+    by_step = {metric.step: metric.value for metric in history}
+    for step in (1, 7, 23, 40):
+        assert by_step[step] == pytest.approx(prefix(view, step).hypervolume)
 
 
 def test_a_server_killed_in_the_middle_loses_nothing(mlflow_server: MlflowServer) -> None:

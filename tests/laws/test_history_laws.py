@@ -54,6 +54,17 @@ def test_every_moment_is_what_counting_anew_gives(told):
         assert busy_s == sum(o.seconds for o in last.values())
 
 
+@given(tellings(), st.sets(st.integers(0, 5)))
+def test_behind_the_front_stands_what_would_be_without_those_that_run(told, running):
+    history = History(GOAL)
+    for observation in told:
+        history.take(observation)
+    running &= {observation.trial.number for observation in told}
+    rest = [o for n, o in latest(told).items() if n not in running]
+    found = ParetoFront(GOAL, rest).members
+    assert sorted(history.behind(running)) == sorted(o.trial.number for o in found)
+
+
 @given(tellings())
 def test_what_comes_later_changes_no_look_at_an_earlier_moment(told):
     history = History(GOAL)

@@ -1,7 +1,9 @@
 """What holds for every ladder, whoever climbs it and in whatever order."""
 
 import math
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,8 @@ from autoprune.domain.objective import Constraint, Direction, Goal, Objective
 from autoprune.domain.pareto import ParetoFront, best_first
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
+from autoprune.problems import known_problem
+from tests.simulation import Clock, simulated
 
 GOAL = Goal(
     (Objective("accuracy", Direction.MAX), Objective("latency_ms", Direction.MIN)),
@@ -181,3 +185,20 @@ def test_ladders_that_cannot_be(epochs, reduction, message) -> None:
 def test_nobody_beats_a_better_one_by_being_infeasible() -> None:
     outcomes = {0: measured(1.0, 9.0), 1: measured(0.1, 7.0), 2: measured(1.0, 8.5)}
     assert best_first(GOAL, outcomes) == [1, 2, 0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 99), LADDERS)
+def test_every_member_of_the_final_front_came_to_its_end(trials, slots, seed, ladder) -> None:
+    """Also where slots that would be idle go on with trials that may yet join the front."""
+    problem, clock = known_problem("infeasible", 4), Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        sweep, cluster = simulated(
+            Path(folder), problem, clock, trials=trials, slots=slots, seed=seed, ladder=ladder
+        )
+        with sweep.journal, sweep.watched():
+            cluster.run(sweep)
+    assert len(sweep.view.observations) == trials
+    assert all(member.rung is None for member in sweep.view.front.members)
+    best = ParetoFront(problem.goal, (o for o in sweep.view.observations if o.rung is None))
+    assert sweep.view.front.members == best.members

@@ -1,6 +1,9 @@
 """The background writer's promises, with writes that fail on cue."""
 
 import threading
+import time
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -12,11 +15,11 @@ class AwayError(Exception):
     pass
 
 
-def make_writer(*, alive: bool = False, refresh_s: float = 0.0) -> Writer:
+def make_writer(*, alive: bool = False, refresh_s: float = 0.0, share: float = 0.5) -> Writer:
     def transient(error: Exception) -> bool:
         return isinstance(error, AwayError)
 
-    return Writer(Retry(transient, lambda: alive, first_s=0.001), refresh_s=refresh_s)
+    return Writer(Retry(transient, lambda: alive, first_s=0.001), refresh_s=refresh_s, share=share)
 
 
 def test_writes_happen_in_order_and_a_failing_one_is_repeated() -> None:
@@ -82,6 +85,107 @@ def test_only_the_latest_refresh_is_written_and_the_last_always() -> None:
     release.set()
     assert writer.close(30) == ()
     assert done == [4]
+
+
+def test_entries_of_one_key_that_wait_go_out_together_in_order() -> None:
+    done: list[object] = []
+    holding, release = threading.Event(), threading.Event()
+
+    def hold(entries: Sequence[int]) -> None:
+        done.append(("a", list(entries)))
+        holding.set()
+        assert release.wait(30)
+
+    writer = make_writer()
+    writer.gather("a 0", 0, hold, key="a")
+    assert holding.wait(30)
+    for number in range(1, 4):
+        writer.gather(f"a {number}", number, lambda found: done.append(("a", [*found])), key="a")
+        writer.put(f"between {number}", lambda number=number: done.append(number))
+        writer.gather(f"b {number}", number, lambda found: done.append(("b", [*found])), key="b")
+    assert writer.behind == 10
+    release.set()
+    assert writer.close(30) == ()
+    # what is under way takes no more; the others stand where the first of them did
+    assert done == [("a", [0]), ("a", [1, 2, 3]), 1, ("b", [1, 2, 3]), 2, 3]
+
+
+def test_an_entry_that_can_never_be_written_takes_no_other_with_it() -> None:
+    done: list[int] = []
+    holding, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        holding.set()
+        assert release.wait(30)
+
+    def write(entries: Sequence[int]) -> None:
+        if 1 in entries:
+            raise ValueError("wrong")
+        done.extend(entries)
+
+    writer = make_writer(alive=True)
+    writer.put("hold", hold)
+    assert holding.wait(30)
+    for number in range(3):
+        writer.gather(f"a {number}", number, write, key="a")
+    writer.put("last", lambda: done.append(9))
+    release.set()
+    assert writer.close(30) == ("a 1 (wrong)",)
+    assert done == [0, 2, 9]
+
+
+def test_a_batch_that_fails_is_repeated_as_it_was() -> None:
+    tried: list[list[int]] = []
+    failed, release = threading.Event(), threading.Event()
+
+    def shaky(entries: Sequence[int]) -> None:
+        tried.append(list(entries))
+        if len(tried) == 1:
+            failed.set()
+            assert release.wait(30)
+            raise AwayError
+
+    writer = make_writer()
+    writer.gather("a 0", 0, shaky, key="a")
+    assert failed.wait(30)
+    writer.gather("a 1", 1, shaky, key="a")
+    writer.gather("a 2", 2, shaky, key="a")
+    release.set()
+    assert writer.close(30) == ()
+    assert tried == [[0], [0], [1, 2]]
+
+
+def test_entries_left_at_the_limit_are_named_one_by_one() -> None:
+    tried = threading.Event()
+
+    def away(_entries: Sequence[int]) -> None:
+        tried.set()
+        raise AwayError
+
+    writer = make_writer()
+    writer.gather("trial 0, prune", 0, away, key=0)
+    assert tried.wait(30)
+    writer.gather("trial 0, measure", 1, away, key=0)
+    writer.gather("trial 0, outcome", 2, away, key=0)
+    assert writer.close(0.05) == ("trial 0, prune", "trial 0, measure", "trial 0, outcome")
+
+
+def test_a_refresh_that_takes_long_comes_less_often() -> None:
+    began: list[float] = []
+
+    def slow() -> None:
+        began.append(time.monotonic())
+        time.sleep(0.05)
+
+    writer = make_writer(share=0.2)
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        writer.refresh("reports", slow)
+        time.sleep(0.005)
+    assert writer.close(30) == ()
+    pauses = [after - before for before, after in pairwise(began[:-1])]
+    assert pauses
+    assert min(pauses) >= 0.25  # the last one comes at the end, whenever that is
 
 
 def test_settings_are_flattened_to_names_that_mlflow_takes() -> None:

@@ -28,6 +28,9 @@ ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     # The journal and the tracker record results; Tune's CSV, JSON and TensorBoard files do not
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Nor does anyone restore from Tune's own state, which grows with every trial; written every
+    # 10 s by default, it is now written at the beginning and at the end
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # Ctrl-C is ours: Tune's own handler ends every trial at once
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A trial's failure is shown once, by the console

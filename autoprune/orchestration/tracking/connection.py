@@ -165,12 +165,15 @@ def process_store(uri: str) -> Iterator[None]:
 def short_requests(timeout_s: float) -> Iterator[None]:
     """Let MLflow's HTTP requests give up soon; by default they retry for four minutes.
 
+    Nor does it ask for a run whenever one ends, to print its address.
+
     MLflow 3.17 reads these settings from the environment at every request and takes them in no
     other way.
     """
     settings = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     with environment(settings):
         yield

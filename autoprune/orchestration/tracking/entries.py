@@ -1,52 +1,55 @@
-"""Metrics, parameters and tags of a run within MLflow's limits on a request."""
+"""Metrics, parameters and tags of a run, as MLflow takes them."""
 
 import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-METRICS_A_REQUEST = 1000
-PARAMS_A_REQUEST = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 KEY_LENGTH = 250
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entries:
-    """What one call writes to a run: numbers, parameters (written once), and tags."""
+    """What is to be written to a run: numbers, parameters (written once), and tags.
+
+    The numbers are of a `step`, and were found `at_ms`, which is now where it is None.
+    """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    step: int = 0
+    at_ms: int | None = None
 
 
-def log_entries(
-    client: MlflowClient, run_id: str, entries: Entries, *, step: int = 0, at_ms: int | None = None
-) -> None:
-    """Write entries in as many requests as MLflow 3.17 wants; numbers that are not finite go."""
-    at_ms = now_ms() if at_ms is None else at_ms
+def log_entries(client: MlflowClient, run_id: str, *entries: Entries) -> None:
+    """Write entries together; of a tag the last one counts, and numbers that are not finite go.
+
+    MLflow's client divides them into as few requests as its limits allow.
+    """
+    now = now_ms()
     metrics = [
-        Metric(key(name), float(value), at_ms, step)
-        for name, value in entries.metrics.items()
+        Metric(key(name), float(value), now if some.at_ms is None else some.at_ms, some.step)
+        for some in entries
+        for name, value in some.metrics.items()
         if math.isfinite(value)
     ]
-    params = [Param(key(name), value[:PARAM_LENGTH]) for name, value in entries.params.items()]
-    tags = [RunTag(key(name), value[:TAG_LENGTH]) for name, value in entries.tags.items()]
-    for some_metrics in _chunks(metrics, METRICS_A_REQUEST):
-        client.log_batch(run_id, metrics=some_metrics)
-    for some_params in _chunks(params, PARAMS_A_REQUEST):
-        client.log_batch(run_id, params=some_params)
-    for some_tags in _chunks(tags, PARAMS_A_REQUEST):
-        client.log_batch(run_id, tags=some_tags)
+    params = {key(name): value for some in entries for name, value in some.params.items()}
+    tags = {key(name): value for some in entries for name, value in some.tags.items()}
+    client.log_batch(
+        run_id,
+        metrics=metrics,
+        params=[Param(name, value[:PARAM_LENGTH]) for name, value in params.items()],
+        tags=[RunTag(name, value[:TAG_LENGTH]) for name, value in tags.items()],
+    )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -73,7 +76,3 @@ def key(name: str) -> str:
 def now_ms() -> int:
     """The time of day in milliseconds, as MLflow stamps what it stores."""
     return time.time_ns() // 1_000_000
-
-
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -31,6 +31,8 @@ class StudyFile:
         self.file, self._storage, self._view = file, storage, view
         self._id = storage.get_study_id_from_name(view.sweep_id)
         self._distributions = distributions(view.space)
+        # Optuna's ids by number: its storage finds a trial by its id, or goes through all of them
+        self._ids = [trial._trial_id for trial in self._trials]
 
     @classmethod
     def new(cls, path: Path, view: SweepView) -> "StudyFile":
@@ -58,14 +60,14 @@ class StudyFile:
 
     def shows(self, number: int) -> bool:
         """Whether the study has all parameters of a trial."""
-        return number < len(self._trials) and self._complete(self._trials[number])
+        return number < len(self._ids) and self._complete(self._trial(number))
 
     def tells(self, observation: Observation) -> bool:
         """Whether the study tells of a trial what the observation does."""
         number = observation.trial.number
-        if number >= len(self._trials):
+        if number >= len(self._ids):
             return False
-        trial = self._trials[number]
+        trial = self._trial(number)
         ended = observation.rung is not None or trial.state.is_finished()
         return bool(ended and trial.system_attrs.get(CHECKSUM) == checksum(observation))
 
@@ -87,21 +89,25 @@ class StudyFile:
             "recovery": trial.spec.recovery,
         }
         parameters = {name: values[name] for name in self._distributions}
-        while len(self._trials) < trial.number:
+        while len(self._ids) < trial.number:
             # it runs too, since numbers are given in order, but nothing was heard of it yet
-            self._storage.create_new_trial(self._id, create_trial(state=TrialState.RUNNING))
-        if len(self._trials) == trial.number:
+            self._new(create_trial(state=TrialState.RUNNING))
+        if len(self._ids) == trial.number:
             running = create_trial(
                 state=TrialState.RUNNING, params=parameters, distributions=self._distributions
             )
             running.datetime_start = datetime.now() - timedelta(seconds=seconds)
-            return self._storage.create_new_trial(self._id, running)
-        known = self._trials[trial.number]
+            return self._new(running)
+        known = self._trial(trial.number)
         if not self._complete(known):
             for name, distribution in self._distributions.items():
                 value = distribution.to_internal_repr(parameters[name])
                 self._storage.set_trial_param(known._trial_id, name, value, distribution)
         return known._trial_id
+
+    def _new(self, trial: FrozenTrial) -> int:
+        self._ids.append(self._storage.create_new_trial(self._id, trial))
+        return self._ids[-1]
 
     def _complete(self, trial: FrozenTrial) -> bool:
         return len(trial.params) == len(self._distributions)
@@ -137,9 +143,12 @@ class StudyFile:
         """End what paused and will not go on."""
         paused = {o.trial.number for o in view.observations if o.rung is not None}
         for number in sorted(paused):
-            trial = self._trials[number]
+            trial = self._trial(number)
             if not trial.state.is_finished():
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self._ids[number])
 
     @property
     def _trials(self) -> list[FrozenTrial]:

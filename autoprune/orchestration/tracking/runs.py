@@ -8,7 +8,7 @@ run a process, and takes over the run that MLFLOW_RUN_ID names.
 import getpass
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Observation, Trial
-from autoprune.orchestration.history import state_of
+from autoprune.orchestration.history import History, state_of
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import (
     live_metrics,
@@ -48,6 +48,10 @@ class SweepRuns:
             raise AutopruneError(f"sweep id {view.sweep_id!r} holds a quote; leave it out")
         self.client, self.sweep_id = client, view.sweep_id
         self.children: dict[int, str] = {}
+        self._started_ms: dict[int, int] = {}
+        self._described: set[int] = set()
+        self._tried: set[int] = set()
+        self._loaded = False
         self._written: dict[int, str] = {}
         self._pareto: set[int] = set()
         self.experiment_id = find_or_make_experiment(client, view.experiment, root)
@@ -61,17 +65,18 @@ class SweepRuns:
             return run_id
         tags = {SWEEP: self.sweep_id, KIND: "sweep", **_origin("autoprune sweep")}
         started = now_ms() - round(view.search_s * 1000)
-        return self._create(self.sweep_id, tags, started)
+        return str(self._create(self.sweep_id, tags, started).info.run_id)
 
     def load_children(self) -> None:
         """Learn which children are there already and which of them are complete."""
         for run in self._find(f"tags.`{KIND}` = 'trial'"):
             number, tags = int(run.data.tags[TRIAL]), run.data.tags
-            self.children[number] = run.info.run_id
+            self._note(number, run)
             if tags.get("pareto") == "true":
                 self._pareto.add(number)
             if STATE in tags and run.info.status in ("FINISHED", "FAILED"):
                 self._written[number] = tags[STATE]
+        self._loaded = True
 
     def missing(self, view: SweepView) -> list[Observation]:
         """The observations whose child is not there, or told less."""
@@ -100,25 +105,46 @@ class SweepRuns:
         for name, text in texts.items():
             self.client.log_text(self.parent, text, f"provenance/{name}")
 
-    def stage(self, trial: Trial, metrics: Mapping[str, float], *, step: int, at_ms: int) -> None:
-        """What a stage or an epoch of a trial found."""
-        entries = Entries(metrics)
-        log_entries(self.client, self._child(trial, at_ms), entries, step=step, at_ms=at_ms)
+    def write(self, trial: Trial, found: Sequence[Entries | Observation], view: SweepView) -> None:
+        """What is new of a trial: what its stages and epochs found, and what it came to.
 
-    def outcome(self, observation: Observation, view: SweepView) -> None:
-        """Complete the trial's child and bring every child's `pareto` tag up to date.
-
-        The time of the metrics follows from the run's start, so that a repeated write adds none.
+        With an outcome the `pareto` tags of all children are brought up to date with `view`.
         """
-        trial, number = observation.trial, observation.trial.number
-        run_id = self._child(trial, now_ms() - round(observation.seconds * 1000))
-        started = self.client.get_run(run_id).info.start_time
-        ended = started + round(observation.seconds * 1000)
-        self.client.log_text(run_id, _json(trial.spec.to_json()), "spec.json")
+        number = trial.number
+        outcomes = [one for one in found if isinstance(one, Observation)]
+        began_ms = [
+            now_ms() - round(one.seconds * 1000) if isinstance(one, Observation) else one.at_ms
+            for one in found
+        ]
+        run_id = self._child(trial, min(at_ms for at_ms in began_ms if at_ms is not None))
+        entries = [self._told(one, view) if isinstance(one, Observation) else one for one in found]
+        if number not in self._described:
+            entries = [_parameters(trial), *entries]
+        log_entries(self.client, run_id, *entries)
+        self._described.add(number)
+        if not outcomes:
+            return
+        last = outcomes[-1]
+        if number not in self._written:
+            self.client.log_text(run_id, _json(trial.spec.to_json()), "spec.json")
+        status = "FAILED" if isinstance(last.outcome, Failure) else "FINISHED"
+        self.client.set_terminated(run_id, status=status, end_time=self._ended_ms(last))
+        self._written[number] = _state(last)
+        self._pareto.discard(number)
+        if number in view.front:
+            self._pareto.add(number)
+        self.retag(view)
+
+    def _ended_ms(self, observation: Observation) -> int:
+        """Follows from the run's start, so that a repeated write adds no metrics."""
+        return self._started_ms[observation.trial.number] + round(observation.seconds * 1000)
+
+    def _told(self, observation: Observation, view: SweepView) -> Entries:
+        """What the child tells of an outcome."""
         tags = {
             "host": observation.host,
             "feasible": str(_feasible(view, observation)).lower(),
-            "pareto": str(number in view.front).lower(),
+            "pareto": str(observation.trial.number in view.front).lower(),
             STATE: _state(observation),
         }
         metrics = {**metrics_of(observation), "seconds": observation.seconds}
@@ -129,14 +155,7 @@ class SweepRuns:
             case measurement:
                 metrics |= {f"seconds/{s}": value for s, value in measurement.seconds.items()}
                 tags |= {"stopped_by": s} if (s := measurement.stopped_by) else {}
-        log_entries(self.client, run_id, Entries(metrics, tags=tags), at_ms=ended)
-        status = "FAILED" if isinstance(observation.outcome, Failure) else "FINISHED"
-        self.client.set_terminated(run_id, status=status, end_time=ended)
-        self._written[number] = _state(observation)
-        self._pareto.discard(number)
-        if number in view.front:
-            self._pareto.add(number)
-        self.retag(view)
+        return Entries(metrics, tags=tags, at_ms=self._ended_ms(observation))
 
     def retag(self, view: SweepView) -> None:
         """Write the `pareto` tag of the children for which it changed."""
@@ -145,18 +164,27 @@ class SweepRuns:
             self.client.set_tag(self.children[number], "pareto", str(number in wanted).lower())
             self._pareto ^= {number}
 
-    def live(self, view: SweepView, *, at_ms: int) -> None:
-        """The parent's metrics; the step is the number of trials that ended."""
-        step = len(view.observations)
-        log_entries(self.client, self.parent, Entries(live_metrics(view)), step=step, at_ms=at_ms)
+    def live(self, looks: Sequence[tuple[SweepView, int]]) -> None:
+        """The parent's metrics as of each look at the sweep and its time in milliseconds.
+
+        The step is the number of trials that ended.
+        """
+        entries = [
+            Entries(live_metrics(view), step=len(view.observations), at_ms=at_ms)
+            for view, at_ms in looks
+        ]
+        log_entries(self.client, self.parent, *entries)
 
     def catch_up(self, view: SweepView) -> None:
         """The parent's metrics of every step that the store does not have yet."""
-        history = self.client.get_metric_history(self.parent, "hypervolume")
-        steps = {metric.step for metric in history}
-        for step in range(1, len(view.observations) + 1):
+        known = self.client.get_metric_history(self.parent, "hypervolume")
+        steps, at_ms = {metric.step for metric in known}, now_ms()
+        history, looks = History(view.goal), []
+        for step, observation in enumerate(view.observations, start=1):
+            history.take(observation)
             if step not in steps:
-                self.live(replace(view, observations=view.observations[:step]), at_ms=now_ms())
+                looks.append((replace(view, observations=history.now), at_ms))
+        self.live(looks)
 
     def reports(self, view: SweepView) -> None:
         """The parent's front, dashboard and note."""
@@ -175,12 +203,15 @@ class SweepRuns:
         self.client.set_terminated(self.parent, status=status)
 
     def _child(self, trial: Trial, started_ms: int) -> str:
-        number, spec = trial.number, trial.spec
+        """The run of a trial; it is looked for only where it may be there unknown to us."""
+        number = trial.number
         if number in self.children:
             return self.children[number]
-        found = self._find(f"tags.`{KIND}` = 'trial' and tags.`{TRIAL}` = '{number}'")
+        found: list[Run] = []
+        if number in self._tried or not self._loaded:
+            found = self._find(f"tags.`{KIND}` = 'trial' and tags.`{TRIAL}` = '{number}'")
         if found:
-            run_id = str(found[0].info.run_id)
+            self._note(number, found[0])
         else:
             tags = {
                 SWEEP: self.sweep_id,
@@ -189,22 +220,18 @@ class SweepRuns:
                 "mlflow.parentRunId": self.parent,
                 **_origin("autoprune trial"),
             }
-            run_id = self._create(f"trial-{number:03d}", tags, started_ms)
-        params = {
-            "spec": spec.digest,
-            "criterion": spec.criterion,
-            "recovery": spec.recovery,
-            "seed": str(trial.seed),
-        }
-        log_entries(self.client, run_id, Entries(params=params))
-        self.children[number] = run_id
-        return run_id
+            self._tried.add(number)
+            self._note(number, self._create(f"trial-{number:03d}", tags, started_ms))
+        return self.children[number]
 
-    def _create(self, name: str, tags: Mapping[str, str], started_ms: int) -> str:
-        run = self.client.create_run(
+    def _note(self, number: int, run: Run) -> None:
+        self.children[number] = str(run.info.run_id)
+        self._started_ms[number] = int(run.info.start_time)
+
+    def _create(self, name: str, tags: Mapping[str, str], started_ms: int) -> Run:
+        return self.client.create_run(
             self.experiment_id, start_time=started_ms, tags=dict(tags), run_name=name
         )
-        return str(run.info.run_id)
 
     def _find(self, condition: str) -> list[Run]:
         """The sweep's runs that meet a condition, oldest first."""
@@ -284,6 +311,19 @@ def _state(observation: Observation) -> str:
 def _feasible(view: SweepView, observation: Observation) -> bool:
     outcome = observation.outcome
     return not isinstance(outcome, Failure) and view.goal.feasible(outcome)
+
+
+def _parameters(trial: Trial) -> Entries:
+    """The parameters that every trial's run has."""
+    spec = trial.spec
+    return Entries(
+        params={
+            "spec": spec.digest,
+            "criterion": spec.criterion,
+            "recovery": spec.recovery,
+            "seed": str(trial.seed),
+        }
+    )
 
 
 def _origin(name: str) -> dict[str, str]:

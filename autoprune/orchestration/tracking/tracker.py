@@ -4,7 +4,7 @@ The journal is the truth and MLflow a projection of it: nothing that fails here 
 and a resume writes whatever is missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from autoprune.orchestration.tracking.connection import (
     short_requests,
     transient,
 )
-from autoprune.orchestration.tracking.entries import now_ms
+from autoprune.orchestration.tracking.entries import Entries, now_ms
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.tracking.runs import SweepRuns
 from autoprune.orchestration.tracking.writer import Retry, Writer
@@ -56,6 +56,7 @@ class MlflowTracker:
         self._settings = ExitStack()
         self._runs: SweepRuns | None = None
         self._writer: Writer | None = None
+        self._view: SweepView | None = None
         self._unwritten: tuple[str, ...] = ()
 
     @property
@@ -90,6 +91,7 @@ class MlflowTracker:
         client = MlflowClient(tracking_uri=self.uri)
         with short_requests(REQUEST_S):
             runs = self._runs = _opened_runs(client, view, self.uri)
+        self._view = view
         self._settings.enter_context(short_requests(REQUEST_S))
         retry = Retry(transient, lambda: _answers(client))
         writer = self._writer = Writer(retry, refresh_s=self._patience.refresh_s)
@@ -101,22 +103,27 @@ class MlflowTracker:
         self, trial: Trial, stage: Stage, metrics: Mapping[str, float], *, epoch: int
     ) -> None:
         """Metrics of a stage or epoch, as ``<stage>/<metric>`` with the epoch as step."""
-        runs, writer = self._opened
         found = {f"{stage}/{name}": value for name, value in metrics.items()}
-        at_ms = now_ms()
-        writer.put(
-            f"trial {trial.number}, {stage}",
-            lambda: runs.stage(trial, found, step=epoch, at_ms=at_ms),
-        )
+        self._gather(trial, str(stage), Entries(found, step=epoch, at_ms=now_ms()))
 
     def on_observation(self, observation: Observation, view: SweepView) -> None:
         """A trial's outcome, the front's tags, the sweep's metrics, and soon the reports."""
         runs, writer = self._opened
-        at_ms = now_ms()
-        what = f"trial {observation.trial.number}"
-        writer.put(f"{what}, outcome", lambda: runs.outcome(observation, view))
-        writer.put(f"{what}, sweep metrics", lambda: runs.live(view, at_ms=at_ms))
+        self._view, trial = view, observation.trial
+        self._gather(trial, "outcome", observation)
+        what = f"trial {trial.number}, sweep metrics"
+        writer.gather(what, (view, now_ms()), runs.live, key="sweep metrics")
         writer.refresh("the reports", lambda: runs.reports(view))
+
+    def _gather(self, trial: Trial, what: str, found: Entries | Observation) -> None:
+        """Queue what is new of a trial; it is written as of the last look at the sweep by then."""
+        runs, writer = self._opened
+
+        def write(entries: Sequence[Entries | Observation]) -> None:
+            assert self._view is not None, "on_start comes first"
+            runs.write(trial, entries, self._view)
+
+        writer.gather(f"trial {trial.number}, {what}", found, write, key=trial.number)
 
     def on_finish(self, view: SweepView, *, complete: bool) -> None:
         """Write the last reports, end the runs, and wait for all of it with a time limit."""
@@ -125,9 +132,9 @@ class MlflowTracker:
         status = "FINISHED" if complete else "KILLED"
         if failed and view.observations:
             status = "FAILED"
-        at_ms = now_ms()
+        self._view, at_ms = view, now_ms()
         # trials that climb a ladder change them without a further trial, which is their step
-        writer.put("the last sweep metrics", lambda: runs.live(view, at_ms=at_ms))
+        writer.put("the last sweep metrics", lambda: runs.live([(view, at_ms)]))
         writer.put("the last reports", lambda: runs.reports(view))
         writer.put("the sweep's end", lambda: runs.close(status))
         lost = writer.close(self._patience.drain_s)
@@ -156,7 +163,7 @@ class MlflowTracker:
         runs, _ = self._opened
         runs.load_children()
         for observation in runs.missing(view):
-            runs.outcome(observation, view)
+            runs.write(observation.trial, [observation], view)
         runs.retag(view)
         runs.catch_up(view)
 

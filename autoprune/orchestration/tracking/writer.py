@@ -4,20 +4,38 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 SUSPECT_AFTER = 5
 
+Entry = TypeVar("Entry")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Job:
-    """A write that may be repeated without harm, and what it is called."""
+    """A write that may be repeated without harm, of the entries it takes and what they are called.
 
-    what: str
-    write: Callable[[], None]
+    While it waits it may take more entries of its `key`.
+    """
+
+    write: Callable[[Sequence[Any]], None]
+    key: Hashable = None
+    entries: list[Any] = field(default_factory=list)
+    whats: list[str] = field(default_factory=list)
+
+    @property
+    def singly(self) -> "list[Job]":
+        """A job for every entry."""
+        parts = zip(self.entries, self.whats, strict=True)
+        return [Job(self.write, None, [entry], [what]) for entry, what in parts]
+
+    def __str__(self) -> str:
+        more = len(self.whats) - 1
+        return self.whats[0] + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +54,17 @@ class Retry:
 
 
 class Writer:
-    """Runs jobs one after the other in a daemon thread; `put` never waits for a write.
+    """Runs jobs one after the other in a daemon thread; `put` and `gather` never wait for a write.
 
     One job may be refreshed: of those handed to `refresh` only the latest is run, at most every
-    `refresh_s` seconds, and the last one always before the writer ends.
+    `refresh_s` seconds and for no more than `share` of the time, and the last one always before
+    the writer ends.
     """
 
-    def __init__(self, retry: Retry, *, refresh_s: float = 5.0) -> None:
-        self._retry, self._refresh_s = retry, refresh_s
+    def __init__(self, retry: Retry, *, refresh_s: float = 5.0, share: float = 0.02) -> None:
+        self._retry, self._refresh_s, self._share = retry, refresh_s, share
         self._jobs: deque[Job] = deque()
+        self._gathering: dict[Hashable, Job] = {}
         self._latest: Job | None = None
         self._due = 0.0
         self._wake = threading.Condition()
@@ -56,20 +76,37 @@ class Writer:
     def put(self, what: str, write: Callable[[], None]) -> None:
         """Queue a write."""
         with self._wake:
-            self._jobs.append(Job(what, write))
+            self._jobs.append(_alone(what, write))
+            self._wake.notify()
+
+    def gather(
+        self, what: str, entry: Entry, write: Callable[[Sequence[Entry]], None], *, key: Hashable
+    ) -> None:
+        """Queue an entry, with those of the same `key` that wait: one `write` takes them in order.
+
+        It stands in the queue where the first of them does. Where it fails for good they are
+        written one by one, so that none is lost with another.
+        """
+        with self._wake:
+            job = self._gathering.get(key)
+            if job is None:
+                job = self._gathering[key] = Job(write, key)
+                self._jobs.append(job)
+            job.entries.append(entry)
+            job.whats.append(what)
             self._wake.notify()
 
     def refresh(self, what: str, write: Callable[[], None]) -> None:
         """Replace the refreshed write by this one."""
         with self._wake:
-            self._latest = Job(what, write)
+            self._latest = _alone(what, write)
             self._wake.notify()
 
     @property
     def behind(self) -> int:
         """How many writes are queued or under way."""
         with self._wake:
-            return len(self._jobs) + (self._latest is not None)
+            return sum(len(job.entries) for job in self._jobs) + (self._latest is not None)
 
     def close(self, limit_s: float) -> tuple[str, ...]:
         """Write what is queued for at most `limit_s` seconds; returns what was not written."""
@@ -81,17 +118,21 @@ class Writer:
             self._abandoned = True
             self._wake.notify()
             left = [*self._jobs, *([self._latest] if self._latest else [])]
-            return (*self._lost, *(job.what for job in left))
+            return (*self._lost, *(what for job in left for what in job.whats))
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
-            if not self._write(job):
+            begun = time.monotonic()
+            rest = self._write(job)
+            if rest is None:
                 return
             with self._wake:
                 if self._jobs and self._jobs[0] is job:
                     self._jobs.popleft()
+                    self._jobs.extendleft(reversed(rest))
                 else:
-                    self._due = time.monotonic() + self._refresh_s
+                    ended = time.monotonic()
+                    self._due = ended + max(self._refresh_s, (ended - begun) / self._share)
                     self._latest = None if self._latest is job else self._latest
 
     def _next(self) -> Job | None:
@@ -102,33 +143,36 @@ class Writer:
                 if self._latest is not None and (wait <= 0 or (self._closing and not self._jobs)):
                     return self._latest
                 if self._jobs:
+                    self._gathering.pop(self._jobs[0].key, None)
                     return self._jobs[0]
                 if self._closing:
                     return None
                 self._wake.wait(None if self._latest is None else wait)
             return None
 
-    def _write(self, job: Job) -> bool:
-        """Whether the job is done with: written, or never to be; False where it was abandoned."""
+    def _write(self, job: Job) -> Sequence[Job] | None:
+        """What is then left of a job that was written, or never can be; None where abandoned."""
         attempt = 0
         while True:
             try:
-                job.write()
+                job.write(job.entries)
             except Exception as error:
                 attempt += 1
                 if not self._worth_repeating(error, attempt):
-                    log.warning("%s could not be written: %s", job.what, error)
+                    if len(job.entries) > 1:
+                        return job.singly
+                    log.warning("%s could not be written: %s", job, error)
                     with self._wake:
-                        self._lost.append(f"{job.what} ({error})")
-                    return True
+                        self._lost.append(f"{job} ({error})")
+                    return ()
                 if attempt == 1:
-                    log.warning("%s waits for the tracking store: %s", job.what, error)
+                    log.warning("%s waits for the tracking store: %s", job, error)
                 if not self._pause(attempt):
-                    return False
+                    return None
             else:
                 if attempt:
                     log.warning("the tracking store answers again")
-                return True
+                return ()
 
     def _worth_repeating(self, error: Exception, attempt: int) -> bool:
         if not self._retry.transient(error):
@@ -145,3 +189,7 @@ class Writer:
                 if self._closing:
                     break
             return not self._abandoned
+
+
+def _alone(what: str, write: Callable[[], None]) -> Job:
+    return Job(lambda _: write(), None, [None], [what])
