@@ -1,7 +1,7 @@
 """The way to an MLflow store: checked before a sweep, quick to fail, shown without passwords."""
 
 import logging
-import re
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.errors import AutopruneError, first_line, shown, without_passwords
 from autoprune.orchestration.environment import environment
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE = "sqlite:///"
+ADDRESS = "MLFLOW_TRACKING_URI"
 
 
 def check(uri: str, *, timeout_s: float = 5.0) -> None:
@@ -36,6 +37,11 @@ def check(uri: str, *, timeout_s: float = 5.0) -> None:
             f"tracking.uri {shown(uri)!r} is not a tracking server or database; "
             "use http(s)://host:port, sqlite:///path/mlflow.db or postgresql://..."
         )
+    if ":***@" in uri or "=***" in uri:
+        raise AutopruneError(
+            f"tracking.uri was {uri}, and its password is written down nowhere; set {ADDRESS} to "
+            "all of it in the environment, then run the same command again"
+        )
     try:
         if scheme in DEFAULT_PORTS:
             _knock(uri, scheme, timeout_s)
@@ -47,7 +53,7 @@ def check(uri: str, *, timeout_s: float = 5.0) -> None:
         raise AutopruneError(
             f"no MLflow store answers at {shown(uri)} ({complaint(error)}); "
             "start the server or set tracking.uri"
-        ) from error
+        ) from without_passwords(error)
 
 
 def missing_file(uri: str) -> Path | None:
@@ -67,9 +73,12 @@ def check_existing(uri: str) -> None:
     check(uri)
 
 
-def shown(uri: str) -> str:
-    """A URI without its password."""
-    return re.sub(r"://([^:/@\s]*):[^\s/]*@", r"://\1:***@", uri)
+def recalled(uri: str) -> str:
+    """The address of a store as it was written down, with the password that it has in the
+    environment: nothing that autoprune writes holds one.
+    """
+    given = os.environ.get(ADDRESS, "")
+    return given if shown(given) == uri else uri
 
 
 def complaint(error: BaseException) -> str:
@@ -86,7 +95,7 @@ def answering(uri: str) -> Iterator[None]:
         raise AutopruneError(
             f"the MLflow store at {shown(uri)} failed ({complaint(error)}); mend it, then run "
             "the same command again"
-        ) from error
+        ) from without_passwords(error)
 
 
 def artifact_root(uri: str) -> str | None:
@@ -145,12 +154,15 @@ def process_store(uri: str) -> Iterator[None]:
 def short_requests(timeout_s: float) -> Iterator[None]:
     """Let MLflow's HTTP requests give up soon; by default they retry for four minutes.
 
+    And let MLflow not print the address of every run that ends, with the password in it.
+
     MLflow 3.17 reads these settings from the environment at every request and takes them in no
     other way.
     """
     settings = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
     with environment(settings):
         yield

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown, without_passwords
 from autoprune.domain.trial import Failure, Observation, Stage, Trial
 from autoprune.orchestration.tracking.connection import (
     artifact_root,
     check,
     complaint,
     short_requests,
-    shown,
     transient,
 )
 from autoprune.orchestration.tracking.entries import now_ms
@@ -168,7 +167,7 @@ def _opened_runs(client: MlflowClient, view: SweepView, uri: str) -> SweepRuns:
         raise AutopruneError(
             f"the MLflow store at {shown(uri)} takes no run of experiment {view.experiment!r} "
             f"({complaint(error)}); check its permissions or choose another tracking.uri"
-        ) from error
+        ) from without_passwords(error)
 
 
 def _answers(client: MlflowClient) -> bool:

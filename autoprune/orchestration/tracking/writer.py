@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoprune.domain.errors import shown
+
 log = logging.getLogger(__name__)
 
 SUSPECT_AFTER = 5
@@ -116,13 +118,14 @@ class Writer:
                 job.write()
             except Exception as error:
                 attempt += 1
+                why = shown(str(error))
                 if not self._worth_repeating(error, attempt):
-                    log.warning("%s could not be written: %s", job.what, error)
+                    log.warning("%s could not be written: %s", job.what, why)
                     with self._wake:
-                        self._lost.append(f"{job.what} ({error})")
+                        self._lost.append(f"{job.what} ({why})")
                     return True
                 if attempt == 1:
-                    log.warning("%s waits for the tracking store: %s", job.what, error)
+                    log.warning("%s waits for the tracking store: %s", job.what, why)
                 if not self._pause(attempt):
                     return False
             else:
