@@ -124,7 +124,7 @@ def _check_archive(file: IO[bytes], name: str) -> None:
     if not zipfile.is_zipfile(file):
         raise zipfile.BadZipFile("it is no zip file")
     size = file.seek(0, os.SEEK_END)
-    entries, directory = _contents(file, size, name)
+    entries, directory = _contents(file, size)
     if entries > MAX_ENTRIES or directory > MAX_DIRECTORY:
         raise UntrustedError(
             f"{name} lists {entries} records in {directory} bytes; {MAX_ENTRIES} in "
@@ -165,13 +165,13 @@ def _check_record(info: zipfile.ZipInfo, name: str) -> None:
         raise _too_large(Path(name) / info.filename, info.file_size, MAX_RECORD)
 
 
-def _contents(file: IO[bytes], size: int, name: str) -> tuple[int, int]:
+def _contents(file: IO[bytes], size: int) -> tuple[int, int]:
     """How many records a zip file lists, and in how many bytes, read before any of them is."""
     file.seek(max(0, size - _END.size))
     end = file.read(_END.size)
     # before a comment there may be several ends, of which torch finds another than zipfile
     if len(end) < _END.size or end[:4] != b"PK\x05\x06" or end[-2:] != b"\0\0":
-        raise UntrustedError(f"{name} does not end as an archive of torch does; save it again")
+        raise zipfile.BadZipFile("it does not end as an archive of torch does")
     _, _, _, _, entries, directory, _, _ = _END.unpack(end)
     file.seek(max(0, size - _END.size - _LOCATOR.size))
     locator = file.read(_LOCATOR.size)
@@ -180,5 +180,5 @@ def _contents(file: IO[bytes], size: int, name: str) -> tuple[int, int]:
     file.seek(_LOCATOR.unpack(locator)[2])
     end64 = file.read(_END64.size)
     if len(end64) < _END64.size or end64[:4] != b"PK\x06\x06":
-        raise UntrustedError(f"{name} does not end as an archive of torch does; save it again")
+        raise zipfile.BadZipFile("it does not end as an archive of torch does")
     return int(_END64.unpack(end64)[7]), int(_END64.unpack(end64)[8])
