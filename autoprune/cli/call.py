@@ -8,8 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+from autoprune.domain.errors import shown
 from autoprune.orchestration.folders import JOURNAL_FILE, find_sweep
 from autoprune.orchestration.record import Record, read_journal
+from autoprune.orchestration.reports.console import TextConsole
 from autoprune.settings.compose import given_keys
 
 DONE, BROKE_OFF, BAD_INPUT, PROOF_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -51,9 +53,9 @@ class Call:
 
 
 def say(console: Console, lines: Iterable[str]) -> None:
-    """Print lines as they are: unfolded, and without colours."""
+    """Print lines as they are: unfolded, and without colours; without passwords, if any came in."""
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(shown(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def broken_off(error: BaseException, again: str) -> int:
@@ -72,4 +74,4 @@ def importable(places: Iterable[str]) -> None:
 
 def stderr() -> Console:
     """A console on the standard error."""
-    return Console(stderr=True)
+    return TextConsole(stderr=True)

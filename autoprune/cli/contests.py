@@ -27,7 +27,7 @@ PAGE_FILE = "compare.html"
 
 def compare(call: Call) -> int:
     """Run every searcher with every seed; who won, by how much, and how sure that is."""
-    request, folder = _asked(call)
+    request, config, folder = _asked(call)
     main = request.sweep.task.metrics[0].name
     listeners = Listeners(
         on_epoch=lambda epoch, value: _say(call, f"baseline epoch {epoch}  {main} {value:.4f}"),
@@ -51,19 +51,20 @@ def compare(call: Call) -> int:
     if contest.untimed:
         _warn([f"the final fronts are as they were told, not timed again: {contest.untimed}"])
     replace_text(folder / PAGE_FILE, contest_html(contest))
-    assert request.sweep.config is not None, "it was built from one"
-    _publish(request.sweep.config, contest, folder)
+    _publish(config, contest, folder)
     return _show_end(call, contest, folder)
 
 
-def _asked(call: Call) -> tuple[ContestRequest, Path | None]:
-    """What is asked for, and the folder of a contest that goes on: that goes on as it began."""
+def _asked(call: Call) -> tuple[ContestRequest, Mapping[str, Any], Path | None]:
+    """What is asked for, its config, and the folder of a contest that goes on, which it does as it
+    began.
+    """
     config = call.config
     if config["resume"] is None:
         found = build_contest(
             config, given=call.given, code_paths=call.code_paths, config_dir=call.config_dir
         )
-        return found, None
+        return found, config, None
     others = sorted(call.given - {"resume", "output"})
     if others:
         raise AutopruneError(
@@ -78,7 +79,7 @@ def _asked(call: Call) -> tuple[ContestRequest, Path | None]:
         )
     importable(origin.code_paths)
     began = {**completed(origin.config), "output": str(folder.parent)}
-    return rebuild_contest(began, code_paths=origin.code_paths), folder
+    return rebuild_contest(began, code_paths=origin.code_paths), began, folder
 
 
 def _tell(call: Call, contest: Contest) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from ray.job_submission import JobStatus
 
 from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.jobs import Job, Jobs
-from autoprune.orchestration.urls import shown
 from autoprune.settings.rules import POSITIVE, Faults, check_ranges
 
 OWN_KEYS = ("executor.address", "resume", "stop_s")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, importable, say, stderr
 from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, without_passwords
 from autoprune.orchestration.reports.console import stdout
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, plain, spelled_out
@@ -97,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader (head, less) has gone: not a fault, but stdout must not be flushed again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except Exception as error:  # a fault of autoprune's, of which Python prints where it was
+        without_passwords(error)
+        raise
 
 
 def _dispatch(words: list[str]) -> int:

@@ -2,7 +2,13 @@
 
 from autoprune.cli.again import uri_of
 from autoprune.cli.call import DONE, Call
-from autoprune.orchestration.tracking.pages import HOST, check_port, serve, sweep_page
+from autoprune.orchestration.tracking.pages import (
+    HOST,
+    check_port,
+    serve,
+    sweep_page,
+    without_login,
+)
 
 ENDS = "Ctrl-C ends it."
 
@@ -13,7 +19,8 @@ def dashboard(call: Call) -> int:
     uri = call.config["uri"] or uri_of(folder, record)
     port = call.config["port"]
     if uri.startswith(("http://", "https://")):
-        call.say(f"{uri.rstrip('/')}/{sweep_page(uri, record.header['experiment'], folder.name)}")
+        page = sweep_page(uri, record.header["experiment"], folder.name)
+        call.say(f"{without_login(uri).rstrip('/')}/{page}")
         return DONE
     check_port(port)
     page = sweep_page(uri, record.header["experiment"], folder.name)

@@ -1,16 +1,17 @@
 """What Hydra does better than we would: its own flags, and completion in the user's shell."""
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown
 from autoprune.settings.compose import compose_config, config_folder
 from autoprune.settings.schema import register
 
@@ -31,7 +32,12 @@ def hand_to_hydra(name: str, words: Sequence[str], config_dir: str | None) -> in
         if flag.startswith("-") and flag not in (*HYDRA_FLAGS, *WITH_HYDRA_FLAGS):
             raise AutopruneError(f"{word} does not go with --help, --cfg and --info; leave it out")
     compose_config(name, overrides, config_dir=config_dir)
-    return _hydra(name, words, config_dir)
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            return _hydra(name, words, config_dir)
+    finally:
+        print(shown(said.getvalue()), end="")
 
 
 def complete(words: Sequence[str], commands: Mapping[str, Sequence[str]]) -> int:

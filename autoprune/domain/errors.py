@@ -1,7 +1,11 @@
 """The errors a user can cause. Each message states the rule, the value and the remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class AutopruneError(ValueError):
@@ -23,6 +27,27 @@ def first_line(error: BaseException, most: int = 300) -> str:
     """The first line of an error's message, `most` characters at most; its type without one."""
     lines = str(error).strip().splitlines()
     return lines[0][:most] if lines else type(error).__name__
+
+
+def shown(text: str) -> str:
+    """A text without the passwords of the URLs in it.
+
+    >>> shown("no answer from postgresql://me:secret@host/db?sslpassword=secret")
+    'no answer from postgresql://me:***@host/db?sslpassword=***'
+    """
+    text = re.sub(r"://([^:/@\s]*):[^\s/]*@", r"://\1:***@", text)
+    return re.sub(r"(?i)([?&;]\w*(?:password|passwd|pwd|secret|token)=)[^&;\s'\"]*", r"\1***", text)
+
+
+def without_passwords(error: E) -> E:
+    """The same error, with `shown` texts in it and in what it came from: tracebacks print them."""
+    link: BaseException | None = error
+    while link is not None:
+        link.args = tuple(shown(part) if isinstance(part, str) else part for part in link.args)
+        if isinstance(link, OSError) and link.strerror:
+            link.strerror = shown(link.strerror)
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def unknown(what: str, name: object, choices: Iterable[str]) -> AutopruneError:

@@ -216,7 +216,7 @@ def _entered(folder: Path | None) -> Iterator[_Locks]:
     locks = _THREAD.by_folder.get(folder)
     # A tidier of temporary directories removes files of an age, all of ours together
     if locks is None or (locks.room.removed() and not locks.inside):
-        locks = _THREAD.by_folder[folder] = _Locks(_private_folder(folder))
+        locks = _THREAD.by_folder[folder] = _Locks(private_folder(folder))
     assert not locks.inside, "the quiet gate was entered again inside step() or measuring()"
     locks.inside = True
     try:
@@ -238,23 +238,30 @@ def _place(folder: Path | None) -> Path:
     return folder or Path(tempfile.gettempdir()) / f"autoprune-{os.getuid()}"
 
 
-def _private_folder(folder: Path | None) -> Path:
+def private_folder(
+    folder: Path | None = None, *, whose: str = "the quiet gate", remedy: str = _REMEDY
+) -> Path:
+    """A folder that this user alone can write, made where it is not there.
+
+    None means ``autoprune-<user id>`` in the temporary directory. Raises AutopruneError, which says
+    `whose` it is to be, where it cannot be made or belongs to somebody else.
+    """
     path = _place(folder)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise AutopruneError(
-            f"the quiet gate needs a folder of its own, and {path} cannot be made "
-            f"({error.strerror}); {_REMEDY}"
+            f"{whose} needs a folder of its own, and {path} cannot be made "
+            f"({error.strerror}); {remedy}"
         ) from error
     # lstat: another user could plant a link in the shared temporary directory.
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise AutopruneError(
-            f"the quiet gate's folder {path} must be a folder that only you can write; it has "
+            f"{whose}'s folder {path} must be a folder that only you can write; it has "
             f"owner {found.st_uid} and mode {stat.filemode(found.st_mode)}; "
             + (
-                f"remove it, or {_REMEDY}"
+                f"remove it, or {remedy}"
                 if folder is None
                 else f"name {path / 'gate'}, which is made"
             )

@@ -6,7 +6,9 @@ renamed, so that what is there is whole.
 """
 
 import json
+import math
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,6 +24,14 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import Snapshot
 from autoprune.orchestration.folders import replace_folder
+from autoprune.orchestration.untrusted import (
+    MIB,
+    UntrustedError,
+    check_file,
+    check_part,
+    memory,
+    read_json,
+)
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitState
 
@@ -30,7 +40,32 @@ WEIGHTS_FILE = "model.safetensors"
 FIT_FILE = "fit.pt"
 OUTPUTS_FILE = "outputs.safetensors"
 MODEL_FOLDER = "model"
-MAX_RECIPE_BYTES = 64 * 2**20
+MAX_HEADER = 32 * MIB
+"""Of the names and shapes in a file of weights: a tensor takes about a hundred bytes."""
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+
+_MALFORMED = (
+    *(OSError, struct.error, ValueError, TypeError, LookupError, AttributeError),
+    *(RecursionError, RuntimeError),
+)
 
 
 def load(
@@ -44,13 +79,26 @@ def load(
     Its outputs equal those of the network that was saved bit for bit, and it can be trained on.
     A ``_target_`` in the recipe is built only where it is one of autoprune's own models or
     stands in `allow`; otherwise hand over the unpruned network, or a factory of it, as `model`.
-    No code from the folder is run. Raises AutopruneError for a folder that is not an artifact.
+    No code from the folder is run, no link in it followed, and no weights are read that do not fit
+    the network. Raises AutopruneError for a folder that is not an artifact.
     """
     folder = Path(path)
     if not (folder / RECIPE_FILE).is_file() and (folder / MODEL_FOLDER / RECIPE_FILE).is_file():
-        folder = folder / MODEL_FOLDER
-    recipe, weights = read_recipe(folder), read_weights(folder / WEIGHTS_FILE)
-    return rebuild(recipe, weights, model=model, allow=allow).eval()
+        folder = check_part(folder, MODEL_FOLDER)
+    recipe, weights = read_recipe(folder), check_part(folder, WEIGHTS_FILE)
+    return rebuild_from(recipe, weights, model=model, allow=allow).eval()
+
+
+def rebuild_from(
+    recipe: Recipe,
+    weights: Path,
+    *,
+    model: Callable[[], nn.Module] | nn.Module | None = None,
+    allow: Sequence[str] = (),
+) -> nn.Module:
+    """`rebuild`, which reads a file of weights once it is known that they fit the network."""
+    sketch = sketch_weights(weights)
+    return rebuild(recipe, sketch, read=lambda: read_weights(weights), model=model, allow=allow)
 
 
 def save_snapshot(trial_folder: Path, snapshot: Snapshot) -> Path:
@@ -126,13 +174,45 @@ def write_weights(path: Path, state_dict: Any) -> None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; raises AutopruneError where it is missing or damaged."""
+    """Read a safetensors file. Raises AutopruneError where it is missing or damaged."""
+    sketch_weights(path)
     try:
         return load_file(path)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise _no_safetensors(path, error) from error
+
+
+def sketch_weights(path: Path) -> dict[str, torch.Tensor]:
+    """What a safetensors file holds, on the meta device: only its header is read.
+
+    Raises AutopruneError like `read_weights`, and for a file that this machine could not hold.
+    """
+    try:
+        size = check_file(path, most=memory())
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(MAX_HEADER, size):
+                raise ValueError(f"its header would have {length} bytes")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        return {str(name): _sketched(facts) for name, facts in header.items()}
     except FileNotFoundError:
         raise AutopruneError(f"no weights at {path}; name an artifact folder or a file") from None
-    except SafetensorError as error:
-        raise AutopruneError(f"{path} is not a safetensors file ({error})") from None
+    except UntrustedError:
+        raise
+    except _MALFORMED as error:
+        raise _no_safetensors(path, error) from error
+
+
+def _sketched(facts: dict[str, Any]) -> torch.Tensor:
+    dtype, shape, (begin, end) = _DTYPES[facts["dtype"]], facts["shape"], facts["data_offsets"]
+    if math.prod(shape) * dtype.itemsize != end - begin:
+        raise ValueError("a tensor's shape is not that of its data")
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _no_safetensors(path: Path, error: Exception) -> AutopruneError:
+    return AutopruneError(f"{path} is not a safetensors file ({error})")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -142,7 +222,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 def read_outputs(model_folder: Path) -> tuple[torch.Tensor, ...]:
     """What the saved network made of the task's example input, tensor by tensor."""
-    found = read_weights(model_folder / OUTPUTS_FILE)
+    found = read_weights(check_part(model_folder, OUTPUTS_FILE))
     return tuple(found[name] for name in sorted(found))
 
 
@@ -153,18 +233,15 @@ def _numbered(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[str, torch.Tens
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / RECIPE_FILE
     try:
-        size = path.stat().st_size
-        if size > MAX_RECIPE_BYTES:
-            raise AutopruneError(
-                f"{path} has {size} bytes; a recipe has {MAX_RECIPE_BYTES} at most"
-            )
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
     except OSError:
         raise AutopruneError(
             f"no recipe at {path}; name a folder that autoprune wrote, such as "
             "outputs/<sweep>/trials/0007/model"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except UntrustedError:
+        raise
+    except ValueError as error:
         raise AutopruneError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(facts, dict) or "recipe" not in facts:
         raise AutopruneError(f"{path} holds no recipe")

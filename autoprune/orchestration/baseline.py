@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,18 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Metric
 from autoprune.domain.protocols import StepGuard
 from autoprune.evaluation import portable
-from autoprune.orchestration.artifacts import RECIPE_FILE, WEIGHTS_FILE, read_weights, write_weights
-from autoprune.orchestration.environment import QUIET_DOWNLOADS, environment
+from autoprune.orchestration.artifacts import (
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    read_weights,
+    sketch_weights,
+    write_weights,
+)
 from autoprune.orchestration.program_files import MLFLOW_PROGRAM, SUFFIX, load_program
-from autoprune.orchestration.tracking.connection import check_existing, complaint, process_store
+from autoprune.orchestration.tracking.connection import check_existing, complaint
+from autoprune.orchestration.tracking.fetching import fetch
+from autoprune.orchestration.untrusted import (
+    UntrustedError,
+    check_archive,
+    check_file,
+    check_part,
+    memory,
+    read_json,
+)
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks.protocol import Task
@@ -92,7 +105,7 @@ class BaselineCache:
         if not (folder / WEIGHTS_FILE).is_file():
             return None
         load_weights(model, folder / WEIGHTS_FILE)
-        history = tuple(json.loads((folder / HISTORY_FILE).read_text())["history"])
+        history = tuple(read_json(folder / HISTORY_FILE)["history"])
         return Baseline(portable(model), f"trained before ({folder})", history)
 
     def keep(self, identity: Mapping[str, Any], baseline: Baseline) -> Baseline:
@@ -150,10 +163,25 @@ def load_checkpoint(model: nn.Module, checkpoint: str, *, store: str | None = No
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file of weights into `model`; the message of a misfit says what differs."""
+    """Load a file of weights into `model`; the message of a misfit says what differs.
+
+    Of a file that does not fit no weights are read, except of an exported program.
+    """
     if not path.is_file():
         raise AutopruneError(f"checkpoint {path} does not exist; set baseline.checkpoint to a file")
-    state = read_weights(path) if path.suffix == ".safetensors" else _torch_state(path)
+    if path.suffix == SUFFIX:
+        state = dict(load_program(path).state_dict)
+        _check_weights(model, state, path)
+    elif path.suffix == ".safetensors":
+        _check_weights(model, sketch_weights(path), path)
+        state = read_weights(path)
+    else:
+        _check_weights(model, _torch_state(path, sketch=True), path)
+        state = _torch_state(path)
+    model.load_state_dict(state)
+
+
+def _check_weights(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
     own = model.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
@@ -167,14 +195,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{extra[:3]}, shapes {sorted(shapes)[:3]}; give the model the arguments that the "
             "checkpoint was trained with"
         )
-    model.load_state_dict(state)
 
 
-def _torch_state(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == SUFFIX:
-        return dict(load_program(path).state_dict)
+def _torch_state(path: Path, *, sketch: bool = False) -> dict[str, torch.Tensor]:
+    """The state dict in a file of `torch.save`; a sketch has no weights, which are not read."""
+    place = "meta" if sketch else "cpu"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        check_file(path, most=memory())
+        packed = zipfile.is_zipfile(path)  # files of torch before 1.6 are not
+        if packed:
+            check_archive(path)
+        # mapped: what else a file holds, such as an optimizer, is not read
+        state = torch.load(path, map_location=place, weights_only=True, mmap=packed)
+    except UntrustedError:
+        raise
     except Exception as error:  # torch raises what the zip, the pickle or the file gave it
         raise AutopruneError(
             f"checkpoint {path} cannot be read as a state dict ({type(error).__name__}); save it "
@@ -192,7 +226,7 @@ def _weights_in(folder: Path) -> Path:
         if (folder / name).is_file():
             if (folder / name).with_name(RECIPE_FILE).is_file():
                 break
-            return folder / name
+            return check_part(folder, name)
     raise AutopruneError(
         f"{folder} holds no weights of an unpruned network; name a safetensors file or a state dict"
     )
@@ -217,11 +251,10 @@ def downloaded(uri: str, store: str | None) -> Iterator[Path]:
     # a folder of its own: in a local store MLflow would write beside the model
     with tempfile.TemporaryDirectory() as place:
         try:
-            with environment(QUIET_DOWNLOADS), process_store(store) if store else nullcontext():
-                found = download_artifacts(artifact_uri=uri, dst_path=place)
-        except (MlflowException, OSError) as error:
+            found = fetch(uri, store, Path(place))
+        except (AutopruneError, OSError) as error:
             raise AutopruneError(
                 f"checkpoint {uri} cannot be fetched ({complaint(error)}); set tracking.uri to "
                 "the store that has it"
             ) from error
-        yield Path(found)
+        yield found

@@ -15,7 +15,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.space import SearchSpace
 from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.record import Lost, Record, last_told, read_header
+from autoprune.orchestration.record import JournalError, Lost, Record, last_told, read_header
 from autoprune.orchestration.view import SweepView
 
 DEFAULT_OUTPUT = "outputs"
@@ -126,11 +126,23 @@ def find_sweep(output: Path, sweep: str) -> Path:
 def _created(journal: Path) -> str:
     """When a sweep was begun; one that was killed before its first line never was."""
     header = read_header(journal)
-    return "" if header is None else str(header["created"])
+    return "" if header is None else str(header.get("created", ""))
 
 
 def view_of(record: Record | Journal) -> SweepView:
-    """A sweep as its journal tells it."""
+    """A sweep as its journal tells it. Raises JournalError where its header does not."""
+    try:
+        return _view_of(record)
+    except AutopruneError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            f"the journal's header does not say what was searched ({error!r}); it was changed "
+            "after it was written: restore it from a copy, or start a new sweep"
+        ) from error
+
+
+def _view_of(record: Record | Journal) -> SweepView:
     header, events = record.header, record.events
     observations = tuple(last_told(events).values())
     return SweepView(
@@ -164,7 +176,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a new file that nobody else may read: it may hold the password of a store."""
+    """Write a new file that nobody else may read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
 

@@ -1,9 +1,11 @@
 """Work in a fresh process, which runs this module and knows nothing of the one that asks."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,26 +27,66 @@ def in_fresh_process(
     The process finds modules in `code_paths`, too. Raises FreshProcessError where it fails, and
     whatever pickling the arguments raises.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    return _asked(function, arguments, code_paths, wait=lambda process: process.wait())
+
+
+def in_watched_process(
+    function: Callable[..., Any],
+    *arguments: Any,
+    watch: Callable[[], None],
+    limit_s: float,
+    look_s: float = 0.2,
+) -> Any:
+    """`in_fresh_process`, ended where `watch` raises, which is called again and again meanwhile.
+
+    Raises what that raises, and FreshProcessError after `limit_s` seconds, too.
+    """
+
+    def wait(process: subprocess.Popen[str]) -> None:
+        until = time.monotonic() + limit_s
+        while process.poll() is None:
+            watch()
+            if time.monotonic() > until:
+                raise FreshProcessError(f"it was not done after {limit_s:g} s")
+            time.sleep(look_s)
+        watch()
+
+    return _asked(function, arguments, (), wait=wait)
+
+
+def _asked(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    code_paths: Sequence[str],
+    *,
+    wait: Callable[[subprocess.Popen[str]], object],
+) -> Any:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
         order, answer = Path(folder) / "order.pkl", Path(folder) / "answer.json"
-        order.write_bytes(cloudpickle.dumps((function, arguments)))
-        done = subprocess.run(
+        order.write_bytes(cloudpickle.dumps((function, tuple(arguments))))
+        with subprocess.Popen(
             [sys.executable, "-m", __name__, str(order), str(answer), *code_paths],
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
             text=True,
-            check=False,
-        )
-        if done.returncode != 0 or not answer.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            ours = f"{AutopruneError.__module__}.{AutopruneError.__name__}: "
-            raise FreshProcessError(last[0].removeprefix(ours)[:300])
+        ) as process:
+            try:
+                wait(process)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            said.seek(0)
+            last = said.read().strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            raise FreshProcessError(re.sub(r"^autoprune(\.\w+)+: ", "", last[0])[:300])
         return json.loads(answer.read_text())
 
 
 def _main(order: str, answer: str, *code_paths: str) -> None:
     sys.path[:0] = code_paths
-    function, arguments = cloudpickle.loads(Path(order).read_bytes())
-    Path(answer).write_text(json.dumps(function(*arguments)))
+    with Path(answer).open("w") as file:  # before a function that lets nothing be written any more
+        function, arguments = cloudpickle.loads(Path(order).read_bytes())
+        file.write(json.dumps(function(*arguments)))
 
 
 if __name__ == "__main__":

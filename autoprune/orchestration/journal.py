@@ -13,6 +13,8 @@ from typing import Any, Self
 
 from autoprune.domain.trial import Failure, Observation, Trial
 from autoprune.orchestration.record import (
+    MAX_BYTES,
+    MAX_LINE,
     VERSION,
     Asked,
     Event,
@@ -153,6 +155,11 @@ class Journal:
     def _append(self, record: Mapping[str, Any]) -> None:
         assert self._descriptor >= 0, "the journal is closed"
         line = encode(record)
+        if len(line) > MAX_LINE or self._size + len(line) > MAX_BYTES:
+            raise JournalError(
+                f"{self.path}: {len(line)} bytes after {self._size} are more than a journal may "
+                "hold; start a new sweep"
+            )
         _append(self._descriptor, line, self.path, size=self._size)
         self._size += len(line)
 
@@ -186,7 +193,7 @@ def check_free(path: Path) -> None:
 
 def _open(path: Path, flags: int) -> int:
     try:
-        return os.open(path, flags, 0o600)  # it may hold the password of a tracking store
+        return os.open(path, flags, 0o600)  # an argument of the user's may be a secret
     except FileExistsError as error:
         raise JournalError(
             f"{path}: a journal exists here already; resume its sweep or choose another folder"

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
 from autoprune.orchestration.files import ReportsWatcher
@@ -31,7 +31,6 @@ from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher
 from autoprune.orchestration.tracking.provenance import gather
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.tracking.tracker import MlflowTracker
-from autoprune.orchestration.urls import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +134,16 @@ def _check_without_making(uri: str) -> None:
         check_writable(file.parent)
 
 
-def _shown(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as it may be shown: the tracking URI without its password."""
-    tracking = config.get("tracking")
-    if not tracking or not tracking["uri"]:
-        return dict(config)
-    return {**config, "tracking": {**tracking, "uri": shown(tracking["uri"])}}
+def _shown(config: Any) -> Any:
+    """A config as it may be shown: without passwords in the addresses of what it names."""
+    match config:
+        case str():
+            return shown(config)
+        case Mapping():
+            return {key: _shown(value) for key, value in config.items()}
+        case list() | tuple():
+            return [_shown(value) for value in config]
+    return config
 
 
 def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.profile import Profile
 from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.untrusted import UntrustedError, read_json
 
 
 def write_profile(profile: Profile, file: Path) -> None:
@@ -21,7 +22,9 @@ def read_profile(file: Path, *, without: str) -> Profile | None:
     if not file.is_file():
         return None
     try:
-        return Profile.from_json(json.loads(file.read_text()))
+        return Profile.from_json(read_json(file))
+    except UntrustedError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise AutopruneError(
             f"{file} is damaged ({type(error).__name__}: {error}); restore it, or delete it: "

@@ -19,6 +19,7 @@ from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.measurement.runtimes.silence import silence
 from autoprune.orchestration.environment import environment
+from autoprune.orchestration.untrusted import UntrustedError, check_archive, check_file, memory
 
 SUFFIX = ".pt2"
 MLFLOW_PROGRAM = "data/model.pt2"
@@ -73,15 +74,20 @@ _ARITHMETIC_NODES = (
 def load_program(path: Path) -> torch.export.ExportedProgram:
     """The one program in an archive. No code from the file is run.
 
-    Raises AutopruneError for a file that is no such archive, and for one that could run code.
+    Raises AutopruneError for a file that is no such archive, and for one that could run code, or
+    that unpacks to more than it is.
     """
     try:
+        check_file(path, most=memory())
+        check_archive(path)
         with silence():
             refused = next(_faults(PT2ArchiveReader(str(path))), None)
             if refused is None:
                 with environment(TENSORS_ONLY):
                     (program,) = load_pt2(str(path)).exported_programs.values()
                 return program
+    except UntrustedError:
+        raise
     except Exception as error:  # torch raises what the zip, the JSON or the tensors gave it
         raise AutopruneError(
             f"{path} cannot be read as an exported program ({type(error).__name__}: "

@@ -17,8 +17,13 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Observation, Trial, latest
+from autoprune.orchestration.untrusted import MIB, UntrustedError, opened, read_bytes
 
 VERSION = 1
+MAX_LINE, MAX_BYTES = 16 * MIB, 1024 * MIB
+"""Neither written nor read beyond: a trial takes some kilobytes, of a network of a thousand groups
+some tens of them.
+"""
 
 
 class JournalError(AutopruneError):
@@ -84,9 +89,11 @@ def read_journal(path: Path) -> Record:
     torn last one that is not as it was written.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, most=MAX_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
+    except UntrustedError as error:
+        raise JournalError(str(error)) from error
     whole, newline, rest = data.rpartition(b"\n")
     lines = whole.split(b"\n") if newline else []
     if not lines:
@@ -125,11 +132,13 @@ def read_header(path: Path) -> Mapping[str, Any] | None:
     Raises JournalError like `read_journal`.
     """
     try:
-        with path.open("rb") as file:
-            line = file.readline()
+        with opened(path, most=MAX_BYTES) as file:
+            line = file.readline(MAX_LINE + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not line.endswith(b"\n"):
+    except UntrustedError as error:
+        raise JournalError(str(error)) from error
+    if not line.endswith(b"\n") and len(line) <= MAX_LINE:
         return None
     try:
         return facts_of(decode(line.rstrip(b"\n")))
@@ -247,13 +256,15 @@ def _object(members: Mapping[str, str]) -> bytes:
 
 def decode(line: bytes) -> dict[str, Any]:
     """The record of a line, without its newline. Raises FaultError unless `encode` wrote it."""
+    if len(line) > MAX_LINE:
+        raise FaultError(f"it has more than {MAX_LINE} bytes")
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
             raise FaultError("it is not a JSON object")
         body = {key: value for key, value in record.items() if key != "crc"}
         again = encode(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FaultError(f"it is not JSON ({error})") from error
     # Comparing the whole line also refuses what JSON reads as the same: spaces, repeated keys.
     if again != line + b"\n":

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.core import url_to_fs
 
-from autoprune.domain.errors import AutopruneError, first_line, unknown
+from autoprune.domain.errors import AutopruneError, first_line, shown, unknown
 from autoprune.domain.protocols import StepGuard
-from autoprune.orchestration.urls import shown
 
 Found = TypeVar("Found")
 

@@ -26,6 +26,7 @@ MAX_CUTS = 100_000
 MAX_RANGES = 10_000_000
 MAX_INDEX = 2**31
 MAX_ARGUMENT = 100_000
+MAX_INPUT = 2**28
 MAX_DEPTH = 16
 MAX_NODES = 10_000
 
@@ -123,12 +124,18 @@ class Recipe:
             raise AutopruneError(f"recipe: layout {layout!r} is not one of {get_args(Layout)}")
         history = _bounded(_part(table, "history", list), MAX_CUTS, "cuts")
         inputs = _bounded(_part(table, "inputs", list), 1_000, "inputs")
+        takes = tuple(map(_read_input, inputs))
+        numbers = sum(math.prod(given.shape) for given in takes)
+        if numbers > MAX_INPUT:
+            raise AutopruneError(
+                f"recipe: the inputs hold {numbers} numbers; an example has {MAX_INPUT} at most"
+            )
         cuts = tuple(map(_read_cut, history))
         _bounded(range(sum(len(cut.removed) for cut in cuts)), MAX_RANGES, "ranges")
         return cls(
             cuts,
             _read_spec(_part(table, "spec", dict)),
-            tuple(map(_read_input, inputs)),
+            takes,
             layout,
             None if model is None else _typed(model, dict, "recipe: model"),
         )
@@ -138,10 +145,14 @@ def rebuild(
     recipe: Recipe,
     state_dict: Mapping[str, torch.Tensor],
     *,
+    read: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     model: Callable[[], nn.Module] | nn.Module | None = None,
     allow: Sequence[str] = (),
 ) -> nn.Module:
     """The pruned network, with outputs equal bit for bit to those of the one that was saved.
+
+    With `read` the `state_dict` may be a sketch on the meta device: `read` gives the weights, and
+    is called once it is known that they fit.
 
     The unpruned network is `model` (a network, which is copied, or a factory) or else what the
     recipe's ``_target_`` builds, only where it is a built-in network or stands in `allow`:
@@ -157,7 +168,7 @@ def rebuild(
         saved = state_dict.get(name)
         if saved is not None and saved.dtype != tensor.dtype:
             tensor.data = tensor.data.to(saved.dtype)  # or loading would round the weights
-    built.load_state_dict(state_dict)
+    built.load_state_dict(state_dict if read is None else read())
     return built
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.errors import AutopruneError, first_line, shown
 from autoprune.domain.ladder import Ladder
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import Gate, NoGate, QuietNode
@@ -23,6 +23,7 @@ from autoprune.orchestration.planning import rehearse_goal
 from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
 from autoprune.orchestration.store import Store, store_at
 from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.tracking.connection import recalled
 from autoprune.searchers.uniform import check_ratios
 from autoprune.settings.parts import (
     criteria_of,
@@ -108,7 +109,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         device=executor["device"],
         threads=executor["threads"] or executor["cpus"],
         model_config=_recipe_model(config["model"]),
-        config=config,
+        config=_kept(config),
         code_paths=tuple(code_paths),
         experiment=config["tracking"]["experiment"],
         on_interrupt=OnInterrupt(executor["on_interrupt"]),
@@ -153,7 +154,13 @@ def tracking_of(config: Mapping[str, Any]) -> Tracking:
 
 def store_of(tracking: Mapping[str, Any], output: str) -> str:
     """The MLflow store of a config, used or not."""
-    return tracking["uri"] or default_uri(Path(output))
+    return recalled(tracking["uri"]) if tracking["uri"] else default_uri(Path(output))
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it is written down: `recalled` finds what the store's address lacks."""
+    tracking = config["tracking"]
+    return {**config, "tracking": {**tracking, "uri": tracking["uri"] and shown(tracking["uri"])}}
 
 
 def default_uri(output: Path) -> str:

@@ -381,7 +381,7 @@ def test_the_command(
             assert entry is not None
             assert [m.value for m in history] == pytest.approx(list(entry.course.hypervolume_T))
 
-    # the password of a store stays where nobody else may read it
+    # what a user hands to a class of theirs stays where nobody else may read it
     config = folder / "config.json"
     assert config.stat().st_mode & 0o777 == 0o600
     assert "mlflow.db" not in (folder / "compare.json").read_text()

@@ -6,6 +6,7 @@ import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -26,7 +27,12 @@ from autoprune.orchestration.promotion.registry import (
     register,
     rollback,
 )
-from autoprune.orchestration.tracking.serving import ServingError, log_model, ready_model
+from autoprune.orchestration.tracking.serving import (
+    ServingError,
+    log_model,
+    prove_ready,
+    ready_model,
+)
 from tests.servers import MlflowServer
 from tests.unit.test_registry_rules import CHAMPION as EVIDENCE_OF_FIRST
 from tests.unit.test_registry_rules import speed
@@ -275,3 +281,26 @@ def test_nothing_to_roll_back_to_is_said(client: MlflowClient) -> None:
 def test_a_name_that_mlflow_refuses_is_said(client: MlflowClient) -> None:
     with pytest.raises(AutopruneError, match="model name 'a/b' is refused"):
         register(client, "a/b", logged_model(client), evidence=EVIDENCE_OF_FIRST)
+
+
+def test_what_a_store_sends_back_is_compared_and_not_run(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, network, example = MlflowClient(sqlite_uri), make_network(), torch.zeros(1, 1, 8, 8)
+    model_id = log_model(client, make_run(client), network, example=example)
+    place = Path(urlsplit(client.get_logged_model(model_id).artifact_location).path)
+    (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    record = (place / "MLmodel").read_text()
+    assert "loader_module: mlflow.pytorch" in record
+    (place / "MLmodel").write_text(record.replace("mlflow.pytorch", "hostile"))
+    prove_ready(client, model_id, network, example=example)
+    with torch.no_grad():
+        network[5].bias.add_(1.0)
+    with pytest.raises(ServingError, match="differs from the network"):
+        prove_ready(client, model_id, network, example=example)
+    (place / "data" / "model.pt2").unlink()
+    (place / "data" / "model.pth").write_bytes(b"a pickle")
+    with pytest.raises(AutopruneError, match=r"model\.pt2"):
+        prove_ready(client, model_id, network, example=example)
+    assert not (tmp_path / "ran").exists()

@@ -167,7 +167,7 @@ def test_a_folder_that_is_no_artifact_says_what_one_is(tmp_path):
 def test_a_huge_recipe_is_refused_unread(tmp_path):
     with (tmp_path / RECIPE_FILE).open("wb") as file:
         file.truncate(2**30)
-    with pytest.raises(AutopruneError, match="a recipe has 67108864 at most"):
+    with pytest.raises(AutopruneError, match="67108864 at most are read here"):
         load(tmp_path)
 
 

@@ -112,7 +112,9 @@ def test_the_page_stands_alone_and_says_what_counts() -> None:
     view = make_sweep(40)
     page = dashboard_html(view)
     assert page.count("plotly.js v") == 1
-    own = page.replace(get_plotlyjs(), "")
+    (policy,) = re.findall(r"<meta http-equiv=[^>]*>", page)
+    assert "default-src 'none'" in policy
+    own = page.replace(get_plotlyjs(), "").replace(policy, "")
     assert len(own) < 150_000
     assert not re.search(r"\b(src|href|url|import|fetch)\b", own)
     assert f"<h1>{view.sweep_id}</h1>" in page

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
 from autoprune.orchestration.journal import Asked, Journal, JournalError, Told, read_journal
+from autoprune.orchestration.record import MAX_LINE
 
 HEADER = {"sweep_id": "digits-1", "seed": 3, "goal": {"reference": [0.9, 1.0]}}
 
@@ -58,9 +60,19 @@ def test_it_comes_back_as_it_was_written(path: Path) -> None:
 
 
 def test_nobody_else_reads_it(path: Path) -> None:
-    # the address of a tracking store may hold a password
+    # an argument of the user's may be a secret
     Journal.create(path, HEADER).close()
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_what_no_reader_would_take_is_not_written(path: Path) -> None:
+    with Journal.create(path, HEADER) as journal:
+        size = path.stat().st_size
+        huge = replace(trial(0), spec=PruningSpec.of({"g" * (MAX_LINE + 1): 1}))
+        with pytest.raises(JournalError, match="more than a journal may hold; start a new sweep"):
+            journal.append_asked(huge)
+    assert path.stat().st_size == size
+    assert read_journal(path).events == ()
 
 
 def test_the_last_budget_counts(path: Path) -> None:

@@ -17,16 +17,17 @@ from autoprune.orchestration.artifacts import (
     WEIGHTS_FILE,
     load,
     read_recipe,
-    read_weights,
+    rebuild_from,
 )
 from autoprune.orchestration.baseline import files_of, load_checkpoint
 from autoprune.orchestration.folders import BASELINE_FILE, JOURNAL_FILE
 from autoprune.orchestration.program_files import MLFLOW_PROGRAM, SUFFIX, load_program
-from autoprune.pruning.recipe import InputSpec, Recipe, rebuild
+from autoprune.orchestration.untrusted import check_part
+from autoprune.pruning.recipe import InputSpec, Recipe
 from autoprune.tasks.protocol import Inputs, map_inputs
 
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
-MLFLOW_PICKLE = Path("data") / "model.pth"
+MLFLOW_PICKLE = "data/model.pth"
 
 NAMEABLE = (
     "a checkpoint (.safetensors, .pt), an exported program (.pt2), a folder that autoprune wrote, "
@@ -147,7 +148,7 @@ def of_program(program: torch.export.ExportedProgram, source: str) -> Network:
 def unpruned(artifact: Path, weights: Path, *, allow: Sequence[str] = ()) -> Network:
     """The network that a recipe was cut from, with weights of its own."""
     recipe = replace(read_recipe(artifact), history=())
-    model = portable(rebuild(recipe, read_weights(weights), allow=allow))
+    model = portable(rebuild_from(recipe, weights, allow=allow))
     return _with_inputs(model, recipe, str(weights))
 
 
@@ -159,7 +160,7 @@ def sweep_of(path: Path) -> Path | None:
 
 def artifact_in(path: Path) -> Path | None:
     """The folder with the recipe that a path names; None where there is none."""
-    places = (path, path / MODEL_FOLDER, path.parent)
+    places = (path, check_part(path, MODEL_FOLDER), path.parent)
     return next((place for place in places if (place / RECIPE_FILE).is_file()), None)
 
 
@@ -170,14 +171,14 @@ def _in_folder(folder: Path, reference: str, origin: Origin) -> Network:
         network = load(artifact, model=model, allow=origin.allow)
         return _with_inputs(network, read_recipe(artifact), reference)
     if (folder / MLFLOW_PROGRAM).is_file():
-        return of_program(load_program(folder / MLFLOW_PROGRAM), reference)
+        return of_program(load_program(check_part(folder, MLFLOW_PROGRAM)), reference)
     if (folder / MLFLOW_PICKLE).is_file():
         raise AutopruneError(
             f"{reference} is a pickled model, and reading it would run its code; log it with "
             "mlflow.pytorch.log_model(..., serialization_format='pt2')"
         )
     if (folder / WEIGHTS_FILE).is_file():
-        return _checkpoint(folder / WEIGHTS_FILE, reference, origin)
+        return _checkpoint(check_part(folder, WEIGHTS_FILE), reference, origin)
     raise AutopruneError(f"{reference} holds no network; name {_offer(folder)}")
 
 

@@ -13,8 +13,11 @@ from autoprune.domain.standings import Course, Moment, Standings, standings_of
 from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.folders import write_private
 from autoprune.orchestration.record import Record, Told
+from autoprune.orchestration.untrusted import MIB, UntrustedError, read_json
 
 CONTEST_FILE, CONFIG_FILE = "compare.json", "config.json"
+MAX_CONTEST = 512 * MIB
+"""Every trial of a contest takes some hundred bytes."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,11 @@ def read_contest(folder: Path) -> Contest:
     """The contest in a folder. Raises AutopruneError where none can be read there."""
     file = folder / CONTEST_FILE
     try:
-        return Contest.from_json(json.loads(file.read_text()))
+        return Contest.from_json(read_json(file, most=MAX_CONTEST))
     except OSError as error:
         raise AutopruneError(f"no contest at {folder} ({error.strerror}); name one") from error
+    except UntrustedError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise AutopruneError(
             f"{file} is not as it was written ({error}); restore it, or delete it and start anew"
@@ -184,7 +189,7 @@ class Origin:
     code_paths: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
-        """Keep it where nobody else may read it: a store's address can hold a password."""
+        """Keep it where nobody else may read it: an argument of the user's may be a secret."""
         write_private(folder / CONFIG_FILE, json.dumps(asdict(self)))
 
     @classmethod
@@ -197,8 +202,10 @@ class Origin:
         if not file.is_file():
             return None
         try:
-            facts = json.loads(file.read_text())
+            facts = read_json(file)
             return cls(dict(facts["config"]), tuple(facts["code_paths"]))
+        except UntrustedError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise AutopruneError(
                 f"{file} is not as it was written ({error}); restore it, or start a new contest"

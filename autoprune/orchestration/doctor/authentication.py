@@ -13,9 +13,9 @@ import ray
 import requests
 from mlflow.utils.credentials import get_default_host_creds, read_mlflow_creds
 
+from autoprune.domain.errors import shown
 from autoprune.orchestration.doctor.findings import Verdict, ok, warning
 from autoprune.orchestration.tracking.connection import complaint
-from autoprune.orchestration.urls import shown
 
 STRANGER_S = 40.0
 """How long a process without a token may take to be refused; it imports Ray first."""

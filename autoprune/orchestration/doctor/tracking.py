@@ -26,7 +26,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.rest_utils import http_request
 from requests import Response
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.doctor.clocks import Offset, of_date
 from autoprune.orchestration.doctor.findings import Verdict, fault, ok, warning
 from autoprune.orchestration.doctor.storage import network_of
@@ -42,7 +42,6 @@ from autoprune.orchestration.tracking.connection import (
     short_requests,
 )
 from autoprune.orchestration.tracking.runs import find_or_make_experiment
-from autoprune.orchestration.urls import shown
 
 REQUEST_S = 10.0
 FILE = "doctor.txt"

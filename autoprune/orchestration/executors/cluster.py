@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from autoprune.domain.errors import AutopruneError
 from autoprune.measurement.device import usable_cores
 from autoprune.orchestration.environment import environment
+from autoprune.orchestration.executors.here import start_here
 from autoprune.orchestration.executors.resources import Node
 
 ENVIRONMENT = {
@@ -54,8 +55,9 @@ def cluster(
 ) -> Iterator[None]:
     """Join the cluster at `address`, or start one of `cpus` here where that is None; then leave.
 
-    Workers of a cluster that is joined get `runtime_env`. Where this process is in one already, it
-    uses that and does not leave it. Raises AutopruneError where nobody answers.
+    One that is started listens on the loopback address only, and asks for a token; workers of one
+    that is joined get `runtime_env`. Where this process is in one already, it uses that and does
+    not leave it. Raises AutopruneError where nobody answers.
     """
     with _ray_as_we_need_it():
         if ray.is_initialized():
@@ -63,15 +65,7 @@ def cluster(
             return
         with _our_signals():
             if address is None:
-                # memory is bookkeeping like cores: Ray would offer what is free at this moment
-                memory = psutil.virtual_memory().total
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    _memory=memory,
-                    **OPTIONS,
-                )
+                start_here(cpus, OPTIONS)
             else:
                 try:
                     ray.init(address=address, runtime_env=runtime_env, **OPTIONS)

@@ -13,6 +13,7 @@ from typing import Any
 import cloudpickle
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from autoprune.domain.trial import Cause, Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
@@ -162,7 +163,8 @@ class TuneExecutor:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with _no_keys_in_arguments():
+            tuner.fit()
         if adapter.fault is not None:
             raise adapter.fault
 
@@ -189,6 +191,21 @@ class TuneExecutor:
             return found
 
         return look
+
+
+@contextmanager
+def _no_keys_in_arguments() -> Iterator[None]:
+    """Let Tune not hand the driver's AWS keys to workers: they have what their own node has.
+
+    Tune 2.60 does it by the arguments of a process, which every user of a node can see.
+    """
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    keys = {name for name in names if name.startswith("AWS_")}
+    names -= keys
+    try:
+        yield
+    finally:
+        names |= keys
 
 
 class TrialActor(tune.Trainable):

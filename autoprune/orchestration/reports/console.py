@@ -1,13 +1,15 @@
 """What a sweep shows while it runs, and at its end: rich on a terminal, plain lines elsewhere."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import Failure, Measurement, Observation, Stage, Trial
@@ -22,10 +24,26 @@ DRIFT = 1.15
 a shared processor networks slow down by unlike factors, which no pairing mends."""
 
 
+HARMLESS = dict.fromkeys((*range(32), *range(127, 160)), "�")
+del HARMLESS[ord("\n")], HARMLESS[ord("\t")]
+
+
+class TextConsole(Console):
+    """A console to which texts are texts: a stranger's name does not command the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich does, without control characters from texts."""
+        for segment in super().render(renderable, options):
+            own = segment.control is not None
+            yield segment if own else segment._replace(text=segment.text.translate(HARMLESS))
+
+
 def stdout() -> Console:
     """A console on the standard output, as wide as what is printed where nobody looks at it."""
-    console = Console()
-    return console if console.is_terminal or console.is_jupyter else Console(width=WIDE)
+    console = TextConsole()
+    return console if console.is_terminal or console.is_jupyter else TextConsole(width=WIDE)
 
 
 class ConsoleWatcher:
@@ -124,7 +142,8 @@ def show_front(console: Console, view: SweepView) -> None:
 def front_table(view: SweepView) -> Table:
     """The baseline and the members of the front, best first by the main metric."""
     main, base = view.goal.main.metric, view.baseline
-    table = Table(title=f"Pareto front of {view.sweep_id}", title_justify="left")
+    title = Text(f"Pareto front of {view.sweep_id}", "table.title")
+    table = Table(title=title, title_justify="left")
     for name in ("trial", main, "change", "speedup", "95% interval", "ms", "MACs", "rho", "params"):
         table.add_column(name, justify="right")
     costs = [f"{base['latency_ms']:.3f}", short(base["macs"]), "", short(base["params"])]

@@ -1,6 +1,7 @@
 """The way to an MLflow store: checked before a sweep, quick to fail, shown without passwords."""
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.errors import AutopruneError, first_line, shown, without_passwords
 from autoprune.orchestration.environment import environment
-from autoprune.orchestration.urls import shown
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE = "sqlite:///"
+ADDRESS = "MLFLOW_TRACKING_URI"
 
 
 def check(uri: str, *, timeout_s: float = 5.0) -> None:
@@ -46,6 +47,11 @@ def check_reached(uri: str, *, timeout_s: float = 5.0) -> None:
             f"tracking.uri {shown(uri)!r} is not a tracking server or database; "
             "use http(s)://host:port, sqlite:///path/mlflow.db or postgresql://..."
         )
+    if ":***@" in uri or "=***" in uri:
+        raise AutopruneError(
+            f"tracking.uri was {uri}, and its password is written down nowhere; set {ADDRESS} to "
+            "all of it in the environment, then run the same command again"
+        )
     with _reaching(uri):
         if scheme in DEFAULT_PORTS:
             _knock(uri, scheme, timeout_s)
@@ -68,7 +74,7 @@ def _reaching(uri: str) -> Iterator[None]:
         raise AutopruneError(
             f"no MLflow store answers at {shown(uri)} ({complaint(error)}); "
             "start the server or set tracking.uri"
-        ) from error
+        ) from without_passwords(error)
 
 
 def _status(error: MlflowException) -> int:
@@ -92,6 +98,14 @@ def check_existing(uri: str) -> None:
     check(uri)
 
 
+def recalled(uri: str) -> str:
+    """The address of a store as it was written down, with the password that it has in the
+    environment: nothing that autoprune writes holds one.
+    """
+    given = os.environ.get(ADDRESS, "")
+    return given if shown(given) == uri else uri
+
+
 def complaint(error: BaseException) -> str:
     """The first line of a store's error, without passwords."""
     return shown(first_line(error))
@@ -106,7 +120,7 @@ def answering(uri: str) -> Iterator[None]:
         raise AutopruneError(
             f"the MLflow store at {shown(uri)} failed ({complaint(error)}); mend it, then run "
             "the same command again"
-        ) from error
+        ) from without_passwords(error)
 
 
 def artifact_root(uri: str) -> str | None:
@@ -165,7 +179,7 @@ def process_store(uri: str) -> Iterator[None]:
 def short_requests(timeout_s: float) -> Iterator[None]:
     """Let MLflow's HTTP requests give up soon; by default they retry for four minutes.
 
-    Nor does it ask for a run whenever one ends, to print its address.
+    Nor does it ask for a run whenever one ends, to print its address with the password in it.
 
     MLflow 3.17 reads these settings from the environment at every request and takes them in no
     other way.

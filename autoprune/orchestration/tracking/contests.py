@@ -7,15 +7,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown, without_passwords
 from autoprune.orchestration.contest.records import Contest, Entry
-from autoprune.orchestration.tracking.connection import artifact_root, check, complaint
+from autoprune.orchestration.tracking.connection import (
+    artifact_root,
+    check,
+    complaint,
+    short_requests,
+)
 from autoprune.orchestration.tracking.entries import Entries, log_entries, now_ms
 from autoprune.orchestration.tracking.runs import find_or_make_experiment
-from autoprune.orchestration.urls import shown
 
 CONTEST, SEARCH = "autoprune.contest", "autoprune.search"
 ALL = "all of them"
+REQUEST_S = 30.0
 
 
 def publish(contest: Contest, folder: Path, *, uri: str, experiment: str) -> str:
@@ -27,12 +32,13 @@ def publish(contest: Contest, folder: Path, *, uri: str, experiment: str) -> str
     check(uri)
     client = MlflowClient(tracking_uri=uri)
     try:
-        return _published(client, contest, folder, experiment, root=artifact_root(uri))
+        with short_requests(REQUEST_S):
+            return _published(client, contest, folder, experiment, root=artifact_root(uri))
     except MlflowException as error:
         raise AutopruneError(
             f"the contest is not in the MLflow store at {shown(uri)} ({complaint(error)}); "
             f"{folder} has everything"
-        ) from error
+        ) from without_passwords(error)
 
 
 def _published(
@@ -57,7 +63,7 @@ def _published(
             "winner": standings.standings[0].searcher,
         }
         log_entries(client, parent, Entries(means, tags=tags))
-    # and not the config beside them, which may hold a password
+    # and not the config beside them, which names folders of this machine
     for file in sorted(folder.glob("compare.*")):
         client.log_artifact(parent, str(file))
     client.set_terminated(parent, status="FINISHED" if contest.complete else "KILLED")

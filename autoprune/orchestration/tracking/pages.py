@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from urllib.parse import urlsplit, urlunsplit
 
 from mlflow import MlflowClient
 
@@ -36,6 +37,16 @@ def sweep_page(uri: str, experiment: str, sweep_id: str) -> str:
             "another tracking.uri"
         )
     return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def without_login(uri: str) -> str:
+    """The address of a server's pages, for which a browser asks who it is.
+
+    >>> without_login("https://me:secret@host/mlflow")
+    'https://host/mlflow'
+    """
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def check_port(port: int) -> None:

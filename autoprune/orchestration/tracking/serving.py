@@ -7,7 +7,7 @@ the experiment's *Models* tab show it together with its metrics.
 
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -25,9 +24,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.environment import QUIET_DOWNLOADS, environment
+from autoprune.measurement.programs import runnable
+from autoprune.orchestration.program_files import MLFLOW_PROGRAM, load_program
 from autoprune.orchestration.tracking.connection import complaint
 from autoprune.orchestration.tracking.entries import now_ms
+from autoprune.orchestration.tracking.fetching import fetch
+from autoprune.orchestration.untrusted import check_part
 from autoprune.tasks.protocol import Inputs, forward, tensors_of
 
 NAME = "model"
@@ -138,20 +140,22 @@ def _upload(client: MlflowClient, run_id: str, path: Path, tags: dict[str, str])
 def prove_ready(
     client: MlflowClient, model_id: str, network: nn.Module, *, example: Inputs
 ) -> None:
-    """Fetch a logged model and compare what it predicts with the network's own outputs.
+    """Fetch a logged model and compare what its program predicts with the network's own outputs.
 
-    Raises ServingError where they differ.
+    Nothing else of what the store sends is used, and none of it run as code. Raises ServingError
+    where they differ.
     """
     served = OneTensor(copy.deepcopy(network).cpu().eval(), example)
     with tempfile.TemporaryDirectory() as folder:
-        found = client.get_logged_model(model_id)
-        with environment(QUIET_DOWNLOADS):
-            path = download_artifacts(
-                artifact_uri=found.artifact_location,
-                dst_path=folder,
-                tracking_uri=client.tracking_uri,
-            )
-        _prove(served, Path(path), example)
+        path = fetch(f"models:/{model_id}", client.tracking_uri, Path(folder))
+        program = runnable(load_program(check_part(path, MLFLOW_PROGRAM))).cpu().eval()
+
+        def predict(inputs: NDArray[Any]) -> NDArray[Any]:
+            with torch.no_grad():
+                found: NDArray[Any] = program(torch.from_numpy(inputs)).numpy()
+            return found
+
+        _compare(served, predict, example)
 
 
 def ready_model(client: MlflowClient, run_id: str) -> str | None:
@@ -210,11 +214,15 @@ def requirements() -> list[str]:
 def _prove(served: nn.Module, path: Path, example: Inputs) -> None:
     """Predict with the saved model, as a server would, on batches of other sizes."""
     loaded = mlflow.pyfunc.load_model(str(path), model_config={"device": "cpu"})
+    _compare(served, loaded.predict, example)
+
+
+def _compare(served: nn.Module, predict: Callable[[NDArray[Any]], Any], example: Inputs) -> None:
     for size in PROOF_BATCHES:
         inputs = _batch(example, size)
         with torch.no_grad():
             expected = served(torch.from_numpy(inputs)).numpy()
-        found = np.asarray(loaded.predict(inputs))
+        found = np.asarray(predict(inputs))
         if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
             worst = float(np.abs(found - expected).max())
             raise ServingError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, shown, without_passwords
 from autoprune.domain.trial import Failure, Observation, Stage, Trial
 from autoprune.orchestration.tracking.connection import (
     artifact_root,
@@ -24,7 +24,6 @@ from autoprune.orchestration.tracking.entries import Entries, now_ms
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.tracking.runs import SweepRuns
 from autoprune.orchestration.tracking.writer import Retry, Writer
-from autoprune.orchestration.urls import shown
 from autoprune.orchestration.view import SweepView
 
 REQUEST_S = 30.0
@@ -175,7 +174,7 @@ def _opened_runs(client: MlflowClient, view: SweepView, uri: str) -> SweepRuns:
         raise AutopruneError(
             f"the MLflow store at {shown(uri)} takes no run of experiment {view.experiment!r} "
             f"({complaint(error)}); check its permissions or choose another tracking.uri"
-        ) from error
+        ) from without_passwords(error)
 
 
 def _answers(client: MlflowClient) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from autoprune.domain.errors import shown
+
 log = logging.getLogger(__name__)
 
 SUSPECT_AFTER = 5
@@ -158,15 +160,16 @@ class Writer:
                 job.write(job.entries)
             except Exception as error:
                 attempt += 1
+                why = shown(str(error))
                 if not self._worth_repeating(error, attempt):
                     if len(job.entries) > 1:
                         return job.singly
-                    log.warning("%s could not be written: %s", job, error)
+                    log.warning("%s could not be written: %s", job, why)
                     with self._wake:
-                        self._lost.append(f"{job} ({error})")
+                        self._lost.append(f"{job} ({why})")
                     return ()
                 if attempt == 1:
-                    log.warning("%s waits for the tracking store: %s", job, error)
+                    log.warning("%s waits for the tracking store: %s", job, why)
                 if not self._pause(attempt):
                     return None
             else:
