@@ -5,7 +5,6 @@ import json
 import math
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -172,14 +171,8 @@ def test_memory_of_a_network_that_cannot_be_sent() -> None:
 
 
 def test_memory_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent:
-        returncode, stderr = 0, ""
-
-    def answer(command: list[str], **_: Any) -> Silent:
-        Path(command[4]).write_text("null")
-        return Silent()
-
-    monkeypatch.setattr("autoprune.orchestration.fresh.subprocess.run", answer)
+    told = "autoprune.orchestration.comparison.memory.in_fresh_process"
+    monkeypatch.setattr(told, lambda *_, **__: None)
     with pytest.raises(AutopruneError, match=r"does not tell what memory .* choose memory=false"):
         peak_mb(TorchRuntime(), net(), X)
 
