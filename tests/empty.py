@@ -30,18 +30,22 @@ METRICS = {
 
 @dataclass(frozen=True)
 class EmptyContext:
-    """What the trials share: the problem whose formula gives their outcomes."""
+    """What the trials share: the problem whose formula gives their outcomes, and what they tell.
+
+    Silent ones tell their outcome alone, in one result.
+    """
 
     problem: ChainProblem
+    silent: bool = False
     limits: TrialLimits = field(default_factory=TrialLimits)
 
 
-def empty_steps(trial: Trial, problem: ChainProblem) -> Generator[Progress, None, Observation]:
+def empty_steps(trial: Trial, context: EmptyContext) -> Generator[Progress, None, Observation]:
     """The stages of a trial, each over at once but for the first trials."""
     time.sleep(FIRST_S if trial.number < FIRST else 0.0)
-    for stage, names in METRICS.items():
+    for stage, names in () if context.silent else METRICS.items():
         yield Progress(stage, dict.fromkeys(names, 1.0), epoch=int(stage is Stage.RECOVER))
-    return whole(problem.observe(trial))
+    return whole(context.problem.observe(trial))
 
 
 def whole(observation: Observation) -> Observation:
@@ -63,7 +67,7 @@ class EmptyActor(TrialActor):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         trial = Trial.from_json(json.loads(new_config["trial"]))
-        self._steps = empty_steps(trial, self._context.problem)
+        self._steps = empty_steps(trial, self._context)
         self._began = time.perf_counter()
         return True
 
@@ -78,3 +82,9 @@ class StockTrial(tune.Trainable):
         number = int(self.trial_id.rpartition("_")[2])
         time.sleep(FIRST_S if number < FIRST else 0.0)
         return {"accuracy": 0.9, "speedup": 2.0, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save, as with our own."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""

@@ -2,8 +2,9 @@
 
 Trials that do no work, in two slots of a Ray cluster on this machine: in a whole sweep (journal,
 proposals, an MLflow store in sqlite, reports, networks, a study), whose trials tell every stage as
-real ones do, and in stock Ray Tune with its own random search, reused actors and one result a
-trial. Both draw a point of 24 groups.
+real ones do (seven results); the same with `silent` trials, which tell their outcome alone; and in
+stock Ray Tune with its own random search, reused actors and one result a trial. All draw a point of
+24 groups.
 
 The overhead of a trial is the time from the end of the first two, which wait until both workers
 have started, to that of the last one, times the slots, over the trials between: what a trial takes
@@ -52,7 +53,7 @@ GOAL_GROWTH = 1.2
 Figures = dict[str, float]
 
 
-def sweep(trials: int, folder: Path) -> Figures:
+def sweep(trials: int, folder: Path, *, silent: bool = False) -> Figures:
     """A whole sweep of empty trials."""
     problem = known_problem("coupled", GROUPS)
     header = {
@@ -89,7 +90,7 @@ def sweep(trials: int, folder: Path) -> Figures:
         slots = executor.TuneExecutor(wanted_slots=SLOTS)
         with slots.kept(), search.watched():
             before_mb, start, cpu_s = memory_mb(), time.perf_counter(), time.process_time()
-            slots.run(search, EmptyContext(problem), folder, interrupt=Interrupt())
+            slots.run(search, EmptyContext(problem, silent=silent), folder, interrupt=Interrupt())
             end, behind = time.perf_counter(), tracker.behind
         cpu_s = time.process_time() - cpu_s
         drained = time.perf_counter()
@@ -103,6 +104,11 @@ def sweep(trials: int, folder: Path) -> Figures:
         "behind": behind,
         "cpu_s": cpu_s / trials,
     }
+
+
+def silent(trials: int, folder: Path) -> Figures:
+    """A whole sweep of trials that tell their outcome alone, like those of stock."""
+    return sweep(trials, folder, silent=True)
 
 
 def stock(trials: int, folder: Path) -> Figures:
@@ -127,9 +133,10 @@ def stock(trials: int, folder: Path) -> Figures:
             name="stock", storage_path=str(folder), callbacks=[Ends()], verbose=0
         ),
     )
-    tuner.fit()
+    results = tuner.fit()
     wall_s = time.perf_counter() - start
-    assert len(ends) == trials
+    assert len(ends) == trials, results.errors
+    assert not results.errors, results.errors[0]
     cpu_s = (time.process_time() - cpu_s) / trials
     return figures(ends, before_mb) | {"wall_s": wall_s, "cpu_s": cpu_s}
 
@@ -167,32 +174,34 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trials", type=int, nargs="+", default=list(TRIALS))
     asked = parser.parse_args()
-    ours, theirs = [], []
+    found: dict[str, list[Figures]] = {"": [], "silent_": [], "stock_": []}
     print(
-        f"{'trials':>7} {'overhead s':>11} {'stock s':>8} {'ratio':>6} {'driver MB':>10} "
-        f"{'grown':>6} {'stock MB':>9} {'grown':>6} {'wall s':>7} {'stock':>6} {'drain':>6}"
+        f"{'trials':>7} {'':>7} {'overhead s':>11} {'of stock':>9} {'cpu s':>7} {'driver MB':>10} "
+        f"{'grown MB':>9} {'wall s':>7} {'drain s':>8}"
     )
     for trials in asked.trials:
-        ours.append(measured(sweep, trials))
-        theirs.append(measured(stock, trials))
-        a, b = ours[-1], theirs[-1]
-        print(
-            f"{trials:>7} {a['overhead_s']:>11.4f} {b['overhead_s']:>8.4f} "
-            f"{a['overhead_s'] / b['overhead_s']:>6.2f} {a['driver_mb']:>10.0f} "
-            f"{a['grown_mb']:>6.0f} {b['driver_mb']:>9.0f} {b['grown_mb']:>6.0f} "
-            f"{a['wall_s']:>7.1f} {b['wall_s']:>6.1f} {a['drain_s']:>6.1f}",
-            flush=True,
-        )
+        for engine, name in ((sweep, ""), (silent, "silent_"), (stock, "stock_")):
+            found[name].append(measured(engine, trials))
+        for name, figures_of in found.items():
+            one, base = figures_of[-1], found["stock_"][-1]
+            print(
+                f"{trials:>7} {name.strip('_') or 'sweep':>7} {one['overhead_s']:>11.4f} "
+                f"{one['overhead_s'] / base['overhead_s']:>9.2f} {one['cpu_s']:>7.4f} "
+                f"{one['driver_mb']:>10.0f} {one['grown_mb']:>9.0f} {one['wall_s']:>7.1f} "
+                f"{one.get('drain_s', 0.0):>8.1f}",
+                flush=True,
+            )
+    ours, theirs = found[""], found["stock_"]
     growth = [one[-1]["overhead_s"] / one[0]["overhead_s"] for one in (ours, theirs)]
     print(
         f"from {asked.trials[0]} to {asked.trials[-1]} trials the overhead grows by a factor of "
         f"{growth[0]:.2f} (goal: {GOAL_GROWTH}), that of stock by {growth[1]:.2f}"
     )
     if asked.json is not None:
-        found: dict[str, Any] = {"trials": asked.trials, "slots": SLOTS}
-        found |= {name: [one[name] for one in ours] for name in ours[0]}
-        found |= {f"stock_{name}": [one[name] for one in theirs] for name in theirs[0]}
-        asked.json.write_text(json.dumps(found, indent=1))
+        table: dict[str, Any] = {"trials": asked.trials, "slots": SLOTS}
+        for name, several in found.items():
+            table |= {f"{name}{key}": [one[key] for one in several] for key in several[0]}
+        asked.json.write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":
