@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,7 +80,12 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    folder = tmp_path_factory.mktemp("team")
+    with made(tmp_path_factory.mktemp("team")) as team:
+        yield team
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[Team]:
     private, token = folder / "private", folder / "token"
     private.mkdir()
     token.write_text(TOKEN)
@@ -101,9 +107,9 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             workers = hosts.host("a", private), hosts.host("b", private)
             for worker in workers:
                 worker.join(head, "--num-cpus=1")
-            made = Team(hosts, head, workers, server, private, here)
-            wait_for_nodes(made, 3)
-            yield made
+            team = Team(hosts, head, workers, server, private, here)
+            wait_for_nodes(team, 3)
+            yield team
 
 
 def wait_for_nodes(team: Team, count: int) -> None:
@@ -171,6 +177,33 @@ def test_a_sweep_is_submitted_followed_and_its_front_is_loaded_over_http(
     for run in runs:
         model = mlflow.pyfunc.load_model(f"models:/{ready_model(client, run.info.run_id)}")
         assert model.predict(torch.zeros(2, 1, 8, 8).numpy()).shape == (2, 10)
+
+
+def test_a_job_is_stopped_in_good_order_and_what_remains_goes_on(
+    team: Team, tmp_path: Path
+) -> None:
+    mine, output = project(tmp_path / "project"), tmp_path / "outputs"
+    at, there = f"executor.address={team.dashboard}", f"output={output}"
+    job = submitted(team, mine, output, *PROJECT, "tracking=none", "budget.trials=12")
+    until = time.monotonic() + JOIN_S
+    while (folder := sweep_folder(output)) is None or not told(folder):
+        assert time.monotonic() < until, team.autoprune("logs", f"job={job}", at, cwd=mine).stdout
+        time.sleep(0.2)
+    done = team.autoprune("stop", f"job={job}", at, cwd=mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{job}: STOPPED after" in done.stdout
+    said = team.autoprune("logs", f"job={job}", at, cwd=mine).stdout
+    assert "autoprune: finishing the running trials" in said
+    assert "Results are in" in said
+    before = told(folder)
+    assert sorted(before) == list(range(len(before))), "a trial that ran was given up"
+    assert len(before) < 12
+    done = team.autoprune("submit", "resume=latest", at, there, cwd=mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = team.autoprune("logs", "-f", at, cwd=mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told(folder)[: len(before)] == before
+    assert sorted(told(folder)) == list(range(12))
 
 
 def test_a_sweep_that_is_attached_brings_workers_its_users_modules(
