@@ -84,8 +84,9 @@ def test_help_of_every_command(run: Run, command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_cfg_shows_the_config_and_runs_nothing(run: Run, command: str, tmp_path: Path) -> None:
-    out = run(*command.split(), "--cfg", "job", "output=elsewhere")
-    assert "output: elsewhere" in out.splitlines()
+    key = "job" if command in ("logs", "stop") else "output"
+    out = run(*command.split(), "--cfg", "job", f"{key}=elsewhere")
+    assert f"{key}: elsewhere" in out.splitlines()
     assert "hydra" not in out
     assert not list(tmp_path.iterdir())
 
@@ -144,7 +145,7 @@ def query(line: str) -> list[str]:
 
 def test_completion_of_commands_groups_options_and_keys(tmp_path: Path) -> None:
     assert query("autoprune ") == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
-    assert query("autoprune s") == ["sweep", "status", "study"]
+    assert query("autoprune s") == ["sweep", "status", "submit", "stop", "study"]
     assert query("autoprune study ") == ["sparsity"]
     assert query("autoprune study x") == []
     assert query("autoprune study sparsity onnx") == ["onnxruntime="]
