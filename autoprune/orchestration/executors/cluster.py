@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A trial's failure is shown once, by the console
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Tune would run a preempted trial again by itself, and nobody else would hear of it
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     # Tune would move every worker into its trial's folder, away from the user's relative paths
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

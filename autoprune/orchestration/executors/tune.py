@@ -27,6 +27,7 @@ from autoprune.orchestration.executors.cluster import (
 )
 from autoprune.orchestration.executors.pareto_asha import ParetoAsha
 from autoprune.orchestration.executors.resources import Demand, slots_of
+from autoprune.orchestration.executors.tune_actors import our_actor_manager
 from autoprune.orchestration.executors.tune_driver import (
     RETRIES,
     WORTH,
@@ -145,7 +146,8 @@ class TuneExecutor:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with our_actor_manager():
+            tuner.fit()
         if adapter.fault is not None:
             raise adapter.fault
 

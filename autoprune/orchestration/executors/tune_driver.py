@@ -14,6 +14,7 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from autoprune.domain.trial import Cause, Failure, Observation, Stage, Trial
 from autoprune.evaluation import failure_of
+from autoprune.orchestration.executors.tune_actors import GoneError
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 
@@ -234,6 +235,8 @@ def trial_name(trial: Any) -> str:
 
 def _failure(error: Exception | None, stage: Stage) -> Failure:
     """What a trial failed of that did not get to tell it itself."""
+    if isinstance(error, GoneError):
+        error = error.why
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         return failure_of(error.cause, stage)
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]

@@ -67,7 +67,8 @@ class SweepRuns:
         """Learn which children are there already and which of them are complete."""
         for run in self._find(f"tags.`{KIND}` = 'trial'"):
             number, tags = int(run.data.tags[TRIAL]), run.data.tags
-            self.children[number] = run.info.run_id
+            if self.children.setdefault(number, run.info.run_id) != run.info.run_id:
+                continue
             if tags.get("pareto") == "true":
                 self._pareto.add(number)
             if STATE in tags and run.info.status in ("FINISHED", "FAILED"):
@@ -166,6 +167,15 @@ class SweepRuns:
         self.client.log_text(self.parent, dashboard_html(view), "dashboard/pareto.html")
         note = note_markdown(view, view.command("promote"))
         self.client.set_tag(self.parent, "mlflow.note.content", note[:NOTE_LENGTH])
+
+    def drop_doubles(self) -> None:
+        """Delete children of trials that have another one.
+
+        A server that hung carries out what it was asked before, also where that was asked again.
+        """
+        for run in self._find(f"tags.`{KIND}` = 'trial'"):
+            if self.children.get(int(run.data.tags[TRIAL])) not in (None, run.info.run_id):
+                self.client.delete_run(run.info.run_id)
 
     def close(self, status: str) -> None:
         """End the parent, and those children whose trial was given up."""

@@ -126,8 +126,11 @@ class MlflowTracker:
         if failed and view.observations:
             status = "FAILED"
         at_ms = now_ms()
+        writer.again()
         # trials that climb a ladder change them without a further trial, which is their step
         writer.put("the last sweep metrics", lambda: runs.live(view, at_ms=at_ms))
+        writer.put("the front's tags", lambda: runs.retag(view))
+        writer.put("what stands twice", runs.drop_doubles)
         writer.put("the last reports", lambda: runs.reports(view))
         writer.put("the sweep's end", lambda: runs.close(status))
         lost = writer.close(self._patience.drain_s)

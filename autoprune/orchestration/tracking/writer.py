@@ -10,6 +10,7 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 SUSPECT_AFTER = 5
+FINAL_AFTER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,9 @@ class Retry:
     """When a failed write is worth repeating, and how long to wait.
 
     `transient` judges an error, `alive` tells whether the store answers at all: a write that
-    fails on a store that answers is dropped after a few attempts, or it would hold up the rest.
-    Waits double from `first_s` to `longest_s`.
+    fails on a store that answers is put aside after a few attempts, or it would hold up the rest.
+    No error is final on a store that does not answer: a server whose database goes away makes
+    errors of all kinds of it. Waits double from `first_s` to `longest_s`.
     """
 
     transient: Callable[[Exception], bool]
@@ -38,6 +40,7 @@ class Retry:
 class Writer:
     """Runs jobs one after the other in a daemon thread; `put` never waits for a write.
 
+    A write that cannot be made is put aside, for the others to go on, and tried `again` at the end.
     One job may be refreshed: of those handed to `refresh` only the latest is run, at most every
     `refresh_s` seconds, and the last one always before the writer ends.
     """
@@ -49,7 +52,7 @@ class Writer:
         self._due = 0.0
         self._wake = threading.Condition()
         self._closing = self._abandoned = False
-        self._lost: list[str] = []
+        self._aside: list[tuple[Job, Exception]] = []
         self._thread = threading.Thread(target=self._run, name="autoprune-writer", daemon=True)
         self._thread.start()
 
@@ -58,6 +61,16 @@ class Writer:
         with self._wake:
             self._jobs.append(Job(what, write))
             self._wake.notify()
+
+    def again(self) -> None:
+        """Queue once more what was put aside; what still cannot be made is put aside for good."""
+        self.put("what was put aside", self._requeue)
+
+    def _requeue(self) -> None:
+        with self._wake:
+            aside, self._aside = self._aside, []
+            for job, _ in reversed(aside):
+                self._jobs.insert(1, job)  # the first one is this very write
 
     def refresh(self, what: str, write: Callable[[], None]) -> None:
         """Replace the refreshed write by this one."""
@@ -81,7 +94,8 @@ class Writer:
             self._abandoned = True
             self._wake.notify()
             left = [*self._jobs, *([self._latest] if self._latest else [])]
-            return (*self._lost, *(job.what for job in left))
+            aside = (f"{job.what} ({error})" for job, error in self._aside)
+            return (*aside, *(job.what for job in left))
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
@@ -119,7 +133,7 @@ class Writer:
                 if not self._worth_repeating(error, attempt):
                     log.warning("%s could not be written: %s", job.what, error)
                     with self._wake:
-                        self._lost.append(f"{job.what} ({error})")
+                        self._aside.append((job, error))
                     return True
                 if attempt == 1:
                     log.warning("%s waits for the tracking store: %s", job.what, error)
@@ -131,9 +145,8 @@ class Writer:
                 return True
 
     def _worth_repeating(self, error: Exception, attempt: int) -> bool:
-        if not self._retry.transient(error):
-            return False
-        return attempt < SUSPECT_AFTER or not self._retry.alive()
+        enough = SUSPECT_AFTER if self._retry.transient(error) else FINAL_AFTER
+        return attempt < enough or not self._retry.alive()
 
     def _pause(self, attempt: int) -> bool:
         """Wait before the next attempt; False where the writer was abandoned meanwhile."""
