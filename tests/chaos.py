@@ -18,7 +18,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from tests.audit import Audit, audit
-from tests.servers import MlflowServer, Postgres, family, signal_all
+from tests.servers import MlflowServer, Postgres, family, free_port, signal_all
 from tests.tiny import REPOSITORY, WORDS, Driver, lines, sweep_folder, told
 
 PATIENCE_S = 240.0
@@ -31,10 +31,16 @@ class Nodes:
     """A Ray cluster on this machine: a head that holds no trial, and nodes that come and go."""
 
     def __init__(self) -> None:
+        self._port = free_port()
+        self.start_head()
+
+    def start_head(self) -> None:
+        """Start the head, at the same address each time."""
         memory = psutil.virtual_memory()
         share = min(0.95, (memory.total - memory.available + SPARE_BYTES) / memory.total)
         monitor = {"memory_usage_threshold": share, "memory_monitor_refresh_ms": 50}
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": monitor}
+        head["gcs_server_port"] = self._port
         self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
 
     @property
@@ -77,11 +83,8 @@ class Nodes:
         found = [process for node in self.there for process in self._processes(node)]
         return [process for process in found if "TrialActor" in _title(process)]
 
-    def kill_head(self) -> None:
-        """End all processes of the head, and so of the cluster's control."""
-        signal_all(self._processes(self._cluster.head_node), signal.SIGKILL)
-
     def end(self) -> None:
+        """End all processes of all nodes at once."""
         everything = [
             process for node in self._cluster.list_all_nodes() for process in self._processes(node)
         ]

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,19 @@ def kill_driver_in_a_line(scene: Scene) -> None:
         scene.under_way()
 
 
+def kill_cluster(scene: Scene) -> None:
+    """End every process of the cluster, and wait for the driver to say so."""
+    scene.nodes.end()
+    assert scene.driver.process.wait(PATIENCE_S) == 1, scene.driver.said
+    assert "the Ray cluster is gone" in scene.driver.said, scene.driver.said
+    assert "`autoprune resume sweep=" in scene.driver.said, scene.driver.said
+
+
+def start_cluster(scene: Scene) -> None:
+    scene.nodes.start_head()
+    scene.nodes.be(SLOTS)
+
+
 def freeze_mlflow(scene: Scene) -> None:
     scene.mlflow.freeze()
 
@@ -219,8 +232,8 @@ def fill_disk(scene: Scene) -> None:
     """Leave no room where the sweep writes, and wait for its driver to say so."""
     fill(scene)
     assert scene.driver.process.wait(PATIENCE_S) == 1, scene.driver.said
-    assert "make room, then resume the sweep" in scene.driver.said
-    assert "`autoprune resume sweep=" in scene.driver.said
+    assert "make room, then resume the sweep" in scene.driver.said, scene.driver.said
+    assert "`autoprune resume sweep=" in scene.driver.said, scene.driver.said
 
 
 def fill(scene: Scene) -> None:
@@ -310,9 +323,9 @@ def faults(outage_s: float = 60.0) -> list[Fault]:
         ),
         Fault(
             "trial hangs",
-            "native code that never returns and keeps the interpreter; budget.trial_limit_s=8",
+            "native code that never returns and keeps the interpreter; budget.trial_limit_s=30",
             hang_a_trial,
-            words=("budget.trial_limit_s=8",),
+            words=("budget.trial_limit_s=30",),
             failed=1,
         ),
         Fault("out of memory", "a trial allocates until Ray's memory monitor acts", exhaust_memory),
@@ -321,26 +334,31 @@ def faults(outage_s: float = 60.0) -> list[Fault]:
             "`ray drain-node` with reason preemption, 2 s later SIGKILL to all its processes",
             preempt_node,
         ),
+        Fault(
+            "whole cluster lost",
+            "SIGKILL to all processes of its head and nodes; started again, then a resume",
+            kill_cluster,
+            start_cluster,
+        ),
     ]
 
 
 @contextmanager
 def scene_in(folder: Path, *, database: bool = True) -> Iterator[Scene]:
     """A cluster of two nodes for trials, MLflow, and PostgreSQL behind it where that is wanted."""
-    # beside `folder`, which only its owner may enter
-    with tempfile.TemporaryDirectory(prefix="postgresql-") as place:
-        Path(place).chmod(0o755)
+    with ExitStack() as ending:
+        # beside `folder`, which only its owner may enter
+        place = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="postgresql-")))
+        place.chmod(0o755)
         kept = None
         if database and programs_of_postgresql() is not None:
-            (Path(place) / "server").mkdir()
-            kept = Postgres(Path(place) / "server", "a password").create()
+            (place / "server").mkdir()
+            kept = Postgres(place / "server", "a password")
+            ending.callback(kept.kill)
+            kept.create()
         mlflow = MlflowServer(folder, store=None if kept is None else kept.uri)
+        ending.callback(mlflow.kill)
+        mlflow.start()
         nodes = Nodes()
-        try:
-            mlflow.start()
-            yield Scene(folder, nodes, mlflow, kept)
-        finally:
-            nodes.end()
-            mlflow.kill()
-            if kept is not None:
-                kept.kill()
+        ending.callback(nodes.end)
+        yield Scene(folder, nodes, mlflow, kept)

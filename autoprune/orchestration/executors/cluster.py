@@ -145,39 +145,54 @@ PATIENCE_S = 60.0
 
 
 def check_versions() -> None:
-    """Raise AutopruneError where a node of the cluster has other versions than this process."""
+    """Raise AutopruneError where a node of the cluster has other versions than this process.
+
+    Ray 2.60 may take half a minute to notice that a node is lost; such a one has none.
+    """
     asked = {}
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = _versions.options(scheduling_strategy=place)
-            asked[task.remote()] = node["NodeManagerHostname"]
+    for node_id, name in _alive().items():
+        place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        asked[_versions.options(scheduling_strategy=place).remote()] = (node_id, name)
     own = installed()
     done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
-    if silent:
-        raise AutopruneError(
-            f"node {asked[silent[0]]} of the cluster has not answered for {PATIENCE_S:.0f} s; look "
-            "at it with `ray status`, and at its logs"
-        )
+    for answer in silent:
+        node_id, name = asked[answer]
+        if node_id in _alive():
+            raise AutopruneError(
+                f"node {name} of the cluster has not answered for {PATIENCE_S:.0f} s; look at it "
+                "with `ray status`, and at its logs"
+            )
     remedy = "install the same versions on all nodes, or run them from one image"
     for answer in done:
+        node_id, name = asked[answer]
         try:
             there = ray.get(answer)
         except RayError as error:
+            if node_id not in _alive():
+                continue
             reason = str(error).strip().splitlines()[-1]
             raise AutopruneError(
-                f"node {asked[answer]} of the cluster cannot run autoprune ({reason}); {remedy}"
+                f"node {name} of the cluster cannot run autoprune ({reason}); {remedy}"
             ) from error
         other = [
-            f"{name} {there[name] or 'not at all'} there, {own[name]} here"
-            for name in VERSIONS
-            if there[name] != own[name]
+            f"{package} {there[package] or 'not at all'} there, {own[package]} here"
+            for package in VERSIONS
+            if there[package] != own[package]
         ]
         if other:
             raise AutopruneError(
-                f"node {asked[answer]} of the cluster does not have what this process has: "
+                f"node {name} of the cluster does not have what this process has: "
                 f"{'; '.join(other)}; {remedy}"
             )
+
+
+def _alive() -> dict[str, str]:
+    """The hosts of the nodes that are there, as far as the cluster knows, by the nodes' ids."""
+    return {
+        node["NodeID"]: node["NodeManagerHostname"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    }
 
 
 def installed() -> dict[str, str]:

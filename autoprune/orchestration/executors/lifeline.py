@@ -1,7 +1,7 @@
 """Whether the cluster of a sweep is still there.
 
-Where its control service or this machine's part of it dies, Ray 2.60 says nothing, tries to reach
-it for a minute, and then ends the process.
+Where its control service or this machine's part of it dies, whoever calls Ray 2.60 waits for it,
+and a minute later Ray ends the process.
 """
 
 import socket
@@ -14,6 +14,7 @@ import ray
 
 LOOK_S = 2.0
 SILENT_S = 10.0
+LEAVE_S = 20.0
 
 Place = tuple[str, int]
 
@@ -32,9 +33,12 @@ def parts_of_the_cluster() -> dict[str, Place]:
 
 @contextmanager
 def lifeline(
-    parts: Mapping[str, Place], gone: Callable[[str], None], *, silent_s: float = SILENT_S
+    parts: Mapping[str, Place], gone: Callable[[str], None], stuck: Callable[[], None]
 ) -> Iterator[None]:
-    """Call `gone`, once and in a thread, with which part has not been there for `silent_s`."""
+    """Call `gone`, in a thread, with which part has not been there for `SILENT_S`.
+
+    Where the inside has not come to its end `LEAVE_S` later, it hangs in Ray: `stuck` is called.
+    """
     over = threading.Event()
 
     def look() -> None:
@@ -43,8 +47,10 @@ def lifeline(
             for name, place in parts.items():
                 if _there(place):
                     heard[name] = time.monotonic()
-                elif time.monotonic() - heard[name] >= silent_s:
+                elif time.monotonic() - heard[name] >= SILENT_S:
                     gone(name)
+                    if not over.wait(LEAVE_S):
+                        stuck()
                     return
 
     thread = threading.Thread(target=look, name="autoprune-lifeline", daemon=True)

@@ -25,6 +25,7 @@ from autoprune.orchestration.executors.cluster import (
     nodes,
     this_machine,
 )
+from autoprune.orchestration.executors.lifeline import lifeline, parts_of_the_cluster
 from autoprune.orchestration.executors.pareto_asha import ParetoAsha
 from autoprune.orchestration.executors.resources import Demand, slots_of
 from autoprune.orchestration.executors.tune_actors import our_actor_manager
@@ -146,8 +147,12 @@ class TuneExecutor:
                 verbose=0,
             ),
         )
-        with our_actor_manager():
-            tuner.fit()
+        with our_actor_manager(), lifeline(parts_of_the_cluster(), adapter.cut_off, adapter.leave):
+            try:
+                tuner.fit()
+            except Exception:
+                if adapter.fault is None:
+                    raise
         if adapter.fault is not None:
             raise adapter.fault
 

@@ -38,9 +38,8 @@ def known(error: Exception) -> Exception:
 @contextmanager
 def our_actor_manager() -> Iterator[None]:
     """Have Tune manage actors by `ActorManager`, inside."""
-    before = tune_controller.RayActorManager
-    tune_controller.RayActorManager = ActorManager
+    vars(tune_controller)["RayActorManager"] = ActorManager
     try:
         yield
     finally:
-        tune_controller.RayActorManager = before
+        vars(tune_controller)["RayActorManager"] = RayActorManager

@@ -1,6 +1,7 @@
 """The driver's side of the Ray Tune executor: what Tune asks, and hears, of a sweep."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher as TuneSearcher
 
+from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, Failure, Observation, Stage, Trial
 from autoprune.evaluation import failure_of
 from autoprune.orchestration.executors.tune_actors import GoneError
@@ -153,6 +155,23 @@ class Adapter(InDriver, TuneSearcher):
             self._guarded(lambda: self.sweep.lost(observation, again=self.retries[failure.cause]))
         else:
             self._record(observation)
+
+    def cut_off(self, part: str) -> None:
+        """The cluster is gone: nothing more can come of the sweep in this process."""
+        self.fault = AutopruneError(
+            f"the Ray cluster is gone: {part} no longer answers; start it again, then resume the "
+            "sweep: nothing is lost that came to an outcome"
+        )
+
+    def leave(self) -> None:
+        """End the process, from which Ray does not let its main thread go, with what is to be said.
+
+        Nothing is lost by it: the journal is on the disk, and Ray would do the same a little later.
+        """
+        again = self.sweep.view.command("resume")
+        lines = [str(self.fault), f"once that is mended, `{again}` goes on"]
+        os.write(2, "".join(f"autoprune: {line}\n" for line in lines).encode())
+        os._exit(1)
 
     def _record(self, observation: Observation) -> None:
         self._guarded(lambda: self.sweep.record(observation))
