@@ -1,5 +1,6 @@
 """Everything that may happen to a sweep, done for real, and a row of figures about each."""
 
+import random
 import resource
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tests.servers import MlflowServer, Postgres, programs_of_postgresql, signal
 SLOTS = 2
 TRIALS = 10
 PAUSE_S = 0.5
+MOMENT_S = 1.5
 DISK_MB = 48
 
 
@@ -92,13 +94,15 @@ def row_of(fault: Fault, scene: Scene) -> Row:
     """Run a sweep to which a fault happens, and audit it."""
     scene.nodes.be(SLOTS)
     with small_disk() if fault.small_disk else ordinary_disk() as output:
-        # an outage ends before the sweep does
-        scene.trials = TRIALS + round(fault.lasts_s * SLOTS / (3 * PAUSE_S))
+        # an outage ends before the sweep does, and so does the last of several faults
+        further = fault.lasts_s / (3 * PAUSE_S) + 3 * (fault.times - 1)
+        scene.trials = TRIALS + SLOTS * round(further)
         scene.begin(*fault.words, output=output, pause_s=PAUSE_S)
         try:
-            seconds, meanwhile = [], 0
+            seconds, meanwhile, rng = [], 0, random.Random(fault.name)
             for outcomes in range(fault.times):
                 scene.under_way(outcomes + 1)
+                time.sleep(rng.uniform(0, MOMENT_S))
                 found = _struck(fault, scene)
                 seconds.append(found[0])
                 meanwhile += found[1]

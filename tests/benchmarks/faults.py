@@ -7,6 +7,7 @@ it did to the sweep's trials and to MLflow, and how long until it was over. See 
 import argparse
 import json
 import tempfile
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="faults by a part of their names")
     parser.add_argument("--outage", type=float, default=60.0, help="seconds that a store is away")
     asked = parser.parse_args()
-    rows = []
+    rows, failed = list[Row](), list[str]()
     with tempfile.TemporaryDirectory() as place, scene_in(Path(place)) as scene:
         for fault in faults(asked.outage):
             if asked.only and not any(part in fault.name for part in asked.only):
@@ -34,11 +35,18 @@ def main() -> None:
             if fault.small_disk and not may_mount():
                 print(f"{fault.name}: left out, for it takes root to mount a file system")
                 continue
-            rows.append(row_of(fault, scene))
-            print(f"| {' | '.join(rows[-1].cells)} |", flush=True)
+            try:
+                rows.append(row_of(fault, scene))
+            except AssertionError:
+                traceback.print_exc()
+                failed.append(fault.name)
+            else:
+                print(f"| {' | '.join(rows[-1].cells)} |", flush=True)
     print(table(rows))
     if asked.json is not None:
         asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    if failed:
+        raise SystemExit(f"not survived: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The background writer's promises, with writes that fail on cue."""
 
 import threading
+import time
 
 import pytest
 
@@ -87,6 +88,15 @@ def test_what_was_put_aside_is_tried_again_in_its_order() -> None:
     writer.put("last", lambda: done.append("last"))
     assert writer.close(30) == ()
     assert done == ["three", "one", "two", "last"]
+
+
+def test_a_store_that_takes_long_but_takes_is_waited_for() -> None:
+    done: list[int] = []
+    writer = make_writer()
+    for number in range(6):
+        writer.put(f"{number}", lambda number=number: (time.sleep(0.2), done.append(number)))
+    assert writer.close(0.5) == ()
+    assert done == list(range(6))
 
 
 def test_what_is_left_at_the_limit_is_named() -> None:

@@ -50,6 +50,8 @@ class SweepRuns:
         self.children: dict[int, str] = {}
         self._written: dict[int, str] = {}
         self._pareto: set[int] = set()
+        self._asked: set[int] = set()
+        self._loaded = False
         self.experiment_id = find_or_make_experiment(client, view.experiment, root)
         self.parent = self._parent(view)
 
@@ -73,6 +75,7 @@ class SweepRuns:
                 self._pareto.add(number)
             if STATE in tags and run.info.status in ("FINISHED", "FAILED"):
                 self._written[number] = tags[STATE]
+        self._loaded = True
 
     def missing(self, view: SweepView) -> list[Observation]:
         """The observations whose child is not there, or told less."""
@@ -188,7 +191,11 @@ class SweepRuns:
         number, spec = trial.number, trial.spec
         if number in self.children:
             return self.children[number]
-        found = self._find(f"tags.`{KIND}` = 'trial' and tags.`{TRIAL}` = '{number}'")
+        # all were found at the start; but whoever asked for one may not have heard of its making
+        known = self._loaded and number not in self._asked
+        self._asked.add(number)
+        condition = f"tags.`{KIND}` = 'trial' and tags.`{TRIAL}` = '{number}'"
+        found = [] if known else self._find(condition)
         if found:
             run_id = str(found[0].info.run_id)
         else:

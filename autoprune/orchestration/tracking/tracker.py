@@ -32,7 +32,9 @@ REQUEST_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often the reports are written anew, and how long the end may wait for the store."""
+    """How often the reports are written anew, and how long the end may wait for a store that takes
+    nothing in.
+    """
 
     refresh_s: float = 5.0
     drain_s: float = 60.0
@@ -43,8 +45,8 @@ class MlflowTracker:
 
     The calls of a sweep return at once, except the first, which finds or makes the parent run
     and raises AutopruneError where the store does not answer. One thread writes; where the store
-    stops answering it waits and tries again. At the end it gets `patience.drain_s` seconds;
-    what is not written by then is named in `unwritten`.
+    stops answering it waits and tries again. At the end it goes on until all is written, or nothing
+    could be for `patience.drain_s` seconds; what is not written by then is named in `unwritten`.
     """
 
     def __init__(

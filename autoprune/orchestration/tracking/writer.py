@@ -52,6 +52,7 @@ class Writer:
         self._due = 0.0
         self._wake = threading.Condition()
         self._closing = self._abandoned = False
+        self._written = 0
         self._aside: list[tuple[Job, Exception]] = []
         self._thread = threading.Thread(target=self._run, name="autoprune-writer", daemon=True)
         self._thread.start()
@@ -85,11 +86,18 @@ class Writer:
             return len(self._jobs) + (self._latest is not None)
 
     def close(self, limit_s: float) -> tuple[str, ...]:
-        """Write what is queued for at most `limit_s` seconds; returns what was not written."""
+        """Write what is queued; returns what was not written.
+
+        It is given up where nothing could be written for `limit_s` seconds: a store that was away
+        has much to take in, and one that is away takes nothing.
+        """
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join(limit_s)
+        written = -1
+        while self._thread.is_alive() and written < self._written:
+            written = self._written
+            self._thread.join(limit_s)
         with self._wake:
             self._abandoned = True
             self._wake.notify()
@@ -102,6 +110,7 @@ class Writer:
             if not self._write(job):
                 return
             with self._wake:
+                self._written += 1
                 if self._jobs and self._jobs[0] is job:
                     self._jobs.popleft()
                 else:
