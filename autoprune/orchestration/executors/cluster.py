@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine, as autoprune needs it."""
 
+import gc
 import logging
 import math
 import signal
@@ -78,7 +79,20 @@ def cluster(address: str | None, *, cpus: int = 1) -> Iterator[None]:
         try:
             yield
         finally:
-            ray.shutdown()
+            _leave()
+
+
+def _leave() -> None:
+    """Leave the cluster, with nothing of it left for Python to clear away meanwhile.
+
+    Ray 2.60 ends the process where another thread lets go of one of its objects just then.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def check_address(address: str | None) -> None:
