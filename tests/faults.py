@@ -1,15 +1,19 @@
 """Tasks that go wrong, for the tests of sweeps; workers import them from here."""
 
+import ctypes
 import os
 import signal
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from autoprune.tasks import Classification
 from tests.pruning_tasks import Blobs, small_net
 
 
@@ -69,6 +73,43 @@ class Sleepy(Blobs):
     def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float]:
         time.sleep(1.0)
         return super().evaluate(model, batches)
+
+
+@dataclass(frozen=True)
+class Prey(Classification):
+    """A classification whose every evaluation takes `pause_s`, and that takes orders.
+
+    A file in the folder `orders` is taken by the first trial that sees it, which then does what
+    the file is called: `hang` or `allocate`.
+    """
+
+    orders: str = ""
+    pause_s: float = 0.0
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float]:
+        for order in (hang, allocate):
+            with suppress(FileNotFoundError):
+                (Path(self.orders) / order.__name__).unlink()
+                order()
+        time.sleep(self.pause_s)
+        return super().evaluate(model, batches)
+
+
+def hang() -> None:
+    """Wait in native code that keeps the interpreter to itself."""
+    ctypes.PyDLL(None).pause()
+
+
+MOST_BYTES = 12 * 2**30
+
+
+def allocate() -> None:
+    """Take memory until somebody objects."""
+    taken = []
+    while len(taken) * 2**28 < MOST_BYTES:
+        taken.append(b"x" * 2**28)
+        time.sleep(0.05)
+    raise AssertionError("nobody objected")
 
 
 class Stranger(Blobs):

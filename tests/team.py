@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ import pytest
 import requests
 
 from tests.deployment import DEPLOY, services
+from tests.servers import Postgres, free_port, programs_of_postgresql
 
 ADMIN, PASSWORD = "administrator", "a password for this test"
 FILLED_IN = {
@@ -40,18 +39,6 @@ class Server:
 
     def ask(self, path: str, **options: Any) -> requests.Response:
         return requests.get(f"{self.uri}{path}", timeout=60, **options)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def programs_of_postgresql() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: p.parts[4])
-    return found[-1].parent if found else None
 
 
 @contextmanager
@@ -76,38 +63,13 @@ def running(command: list[str], log: Path, **options: Any) -> Iterator[subproces
 @contextmanager
 def postgresql(folder: Path) -> Iterator[dict[str, str]]:
     """A PostgreSQL as compose's image makes it; what tells a client where it is."""
-    programs = programs_of_postgresql()
-    if programs is None:
+    if programs_of_postgresql() is None:
         pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
-    # the server refuses to run as root
-    who: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    if who:
-        shutil.chown(folder, "postgres")
-    port, data, password = free_port(), folder / "data", FILLED_IN["POSTGRES_PASSWORD"]
-    (folder / "password").write_text(password)
-    (folder / "password").chmod(0o644)
-    named = ["--username=mlflow", f"--pwfile={folder / 'password'}", "--auth=scram-sha-256"]
-    subprocess.run(
-        [programs / "initdb", "-D", data, *named],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-        **who,
-    )
-    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "mlflow", "PGPASSWORD": password}
-    listen = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
-    command = [str(programs / "postgres"), "-D", str(data), *listen]
-    with running(command, folder.parent / f"{folder.name}.log", cwd=folder, **who) as server:
-        until = time.monotonic() + START_S
-        asked = [str(programs / "pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
-        while subprocess.run(asked, capture_output=True, check=False).returncode:
-            assert server.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        subprocess.run(
-            [programs / "createdb", "mlflow"], check=True, env={**os.environ, **where}, cwd=folder
-        )
-        yield where | {"PGDATABASE": "mlflow"}
+    database = Postgres(folder, FILLED_IN["POSTGRES_PASSWORD"]).create()
+    try:
+        yield database.where
+    finally:
+        database.kill()
 
 
 def environment_of(service: Mapping[str, Any]) -> dict[str, str]:

@@ -104,7 +104,9 @@ class Driver:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        code = "import sys; from autoprune.cli import main; sys.exit(main())"
+        # Python ignores the signal that ends whoever writes beyond a limit on the size of a file
+        code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL); "
+        code += "import sys; from autoprune.cli import main; sys.exit(main())"
         self._log = self.folder / f"driver-{len(list(self.folder.glob('driver-*.log')))}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

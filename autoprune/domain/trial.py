@@ -34,6 +34,7 @@ class Cause(StrEnum):
     RUNTIME = "runtime"
     WORKER_LOST = "worker lost"
     PREEMPTED = "preempted"
+    UNSAVED = "not saved"
     ERROR = "error"
 
 

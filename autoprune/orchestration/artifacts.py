@@ -7,6 +7,7 @@ renamed, so that what is there is whole.
 
 import json
 import math
+import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import Snapshot
+from autoprune.orchestration.durable import sync
 from autoprune.orchestration.folders import replace_folder
 from autoprune.orchestration.untrusted import (
     MIB,
@@ -110,9 +112,33 @@ def save_snapshot(trial_folder: Path, snapshot: Snapshot) -> Path:
     stands = snapshot.done or snapshot.outputs
     name = MODEL_FOLDER if stands else f"epoch-{snapshot.epoch:04d}"
     place = trial_folder / name
-    draft = trial_folder / f".draft-{name}"
-    shutil.rmtree(draft, ignore_errors=True)
+    # one of its own: a worker that was given up, since nobody could reach it, may still be at work
+    draft = trial_folder / f".draft-{name}-{secrets.token_hex(4)}"
     draft.mkdir(parents=True)
+    try:
+        _write_snapshot(draft, snapshot)
+        if snapshot.done:  # the journal will say so for good; an epoch could be trained again
+            for file in draft.iterdir():
+                sync(file)
+        replace_folder(place, draft)
+        if snapshot.done:
+            sync(trial_folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    for older in trial_folder.glob("epoch-*"):
+        if older != place:
+            shutil.rmtree(older, ignore_errors=True)
+    return place
+
+
+def discard_drafts(trial_folder: Path) -> None:
+    """Drop what workers of a trial were writing when they were killed."""
+    for draft in trial_folder.glob(".draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     facts = {
         "recipe": snapshot.recipe.to_json(),
         "metrics": dict(snapshot.metrics),
@@ -121,17 +147,12 @@ def save_snapshot(trial_folder: Path, snapshot: Snapshot) -> Path:
         "epoch": snapshot.epoch,
         "done": snapshot.done,
     }
-    (draft / RECIPE_FILE).write_text(json.dumps(facts, indent=1))
-    write_weights(draft / WEIGHTS_FILE, snapshot.state_dict)
+    (folder / RECIPE_FILE).write_text(json.dumps(facts, indent=1))
+    write_weights(folder / WEIGHTS_FILE, snapshot.state_dict)
     if snapshot.fit is not None:
-        torch.save(snapshot.fit.to_plain(), draft / FIT_FILE)
+        torch.save(snapshot.fit.to_plain(), folder / FIT_FILE)
     if snapshot.outputs:
-        write_weights(draft / OUTPUTS_FILE, dict(_numbered(snapshot.outputs)))
-    replace_folder(place, draft)
-    for older in trial_folder.glob("epoch-*"):
-        if older != place:
-            shutil.rmtree(older, ignore_errors=True)
-    return place
+        write_weights(folder / OUTPUTS_FILE, dict(_numbered(snapshot.outputs)))
 
 
 def snapshots(trial_folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The folders of sweeps: their names, finding one again, and the view that a journal tells."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -24,6 +25,7 @@ BASELINE_FILE = "baseline.safetensors"
 PROFILE_FILE = "profile.json"
 LATEST = "latest"
 LOCK_FILE = "lock"
+TRIES = 10
 
 
 def new_id(name: str) -> str:
@@ -163,9 +165,16 @@ def _view_of(record: Record | Journal) -> SweepView:
 
 
 def replace_folder(place: Path, draft: Path) -> None:
-    """Put a folder that is whole in the place of another one beside it."""
-    shutil.rmtree(place, ignore_errors=True)
-    draft.rename(place)
+    """Put a folder that is whole in the place of another one beside it, or that comes meanwhile."""
+    for last in (False,) * (TRIES - 1) + (True,):
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            draft.rename(place)
+        except OSError as error:
+            if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
 
 
 def replace_text(path: Path, text: str) -> None:

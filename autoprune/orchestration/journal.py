@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from autoprune.domain.trial import Failure, Observation, Trial
+from autoprune.orchestration.durable import sync
 from autoprune.orchestration.record import (
     MAX_BYTES,
     MAX_LINE,
@@ -72,7 +73,7 @@ class Journal:
         try:
             _lock(descriptor, path)
             _append(descriptor, line, path, size=0)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             os.close(descriptor)
             path.unlink()
@@ -228,12 +229,3 @@ def _append(descriptor: int, line: bytes, path: Path, *, size: int) -> None:
             f"{path}: the journal cannot be written ({error.strerror}); nothing is lost: "
             "make room, then resume the sweep"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new file's name durable too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,12 @@ from typing import Protocol
 from zipfile import ZipFile
 
 from autoprune.evaluation import Snapshot
-from autoprune.orchestration.artifacts import MODEL_FOLDER, read_snapshot, save_snapshot
+from autoprune.orchestration.artifacts import (
+    MODEL_FOLDER,
+    discard_drafts,
+    read_snapshot,
+    save_snapshot,
+)
 from autoprune.orchestration.folders import replace_folder, trial_folder
 from autoprune.orchestration.store import Store, StoreError
 
@@ -61,9 +66,11 @@ class InFolder:
         save_snapshot(trial_folder(self.folder, number), snapshot)
 
     def read(self, number: int) -> Snapshot | None:
-        """The furthest snapshot in the trial's folder."""
+        """The furthest snapshot in the trial's folder; what killed workers left behind goes."""
         self._check()
-        return read_snapshot(trial_folder(self.folder, number))
+        folder = trial_folder(self.folder, number)
+        discard_drafts(folder)
+        return read_snapshot(folder)
 
     def fetch(self, number: int, folder: Path) -> bool:
         """It is there."""

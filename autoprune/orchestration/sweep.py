@@ -70,7 +70,9 @@ class Watcher(Protocol):
 
 
 class SweepStoppedError(AutopruneError):
-    """The sweep gave up: several trials failed of one cause before any came through."""
+    """The sweep gave up: several trials failed of one cause before any came through, or what they
+    found could not be saved.
+    """
 
 
 class Sweep:
@@ -277,8 +279,18 @@ class Sweep:
         return False
 
     def record(self, observation: Observation) -> None:
-        """Take in an outcome. Raises SweepStoppedError where the first trials fail of one cause."""
-        number = observation.trial.number
+        """Take in an outcome.
+
+        Raises SweepStoppedError where the first trials fail of one cause, and where a trial could
+        not be saved: that is no outcome of its own, so that a resume runs it again.
+        """
+        number, outcome = observation.trial.number, observation.outcome
+        if isinstance(outcome, Failure) and outcome.cause is Cause.UNSAVED:
+            raise SweepStoppedError(
+                f"trial {number} of {self.journal.path.parent.name} cannot be saved "
+                f"({outcome.reason}); nothing is lost that was saved before: mend that (a full "
+                "disk wants room), then resume the sweep"
+            )
         del self._running[number]
         before = self._history.of(number)
         if before is not None and before.seconds > observation.seconds:

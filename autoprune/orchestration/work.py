@@ -3,12 +3,15 @@
 import socket
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 
-from autoprune.domain.trial import Observation, Stage, Trial
+from safetensors import SafetensorError
+
+from autoprune.domain.trial import Cause, Failure, Observation, Stage, Trial
 from autoprune.evaluation import Progress, TrialContext, failure_of, trial_steps
 from autoprune.orchestration.storage import Storage
-from autoprune.orchestration.store import retried
+from autoprune.orchestration.store import StoreError, retried
 
 
 def work(
@@ -16,20 +19,19 @@ def work(
 ) -> Generator[Progress, None, Observation]:
     """Go through a trial from its last snapshot, saving each one before the next step.
 
-    Where a storage stays out of reach, or does not take a snapshot (a full disk), the trial fails
-    as it does of any other fault.
+    Where a storage cannot be read the trial fails as it does of any other fault; where it does not
+    take a snapshot (a full disk), with `Cause.UNSAVED`.
     """
     started = time.perf_counter()
 
-    def failed(error: Exception, stage: Stage) -> Observation:
+    def failed(failure: Failure) -> Observation:
         spent = time.perf_counter() - started
-        failure = failure_of(error, stage)
         return Observation(trial, failure, host=socket.gethostname(), seconds=spent)
 
     try:
         last = retried(partial(storage.read, trial.number), guard=context.step_guard)
     except Exception as error:
-        return failed(error, Stage.PRUNE)
+        return failed(failure_of(error, Stage.PRUNE))
     steps = trial_steps(trial, context, resume=last)
     while True:
         try:
@@ -42,7 +44,16 @@ def work(
             try:
                 save = partial(storage.save, trial.number, snapshot)
                 retried(save, guard=context.step_guard)
-            except Exception as error:  # torch.save has a full disk as a RuntimeError
+            except Exception as error:
                 steps.close()
-                return failed(error, progress.stage)
+                return failed(_unsaved(error, progress.stage))
         yield progress
+
+
+def _unsaved(error: Exception, stage: Stage) -> Failure:
+    failure = failure_of(error, stage)
+    # torch.save has a full disk as a RuntimeError, like a want of memory
+    unsaved = (OSError, SafetensorError, RuntimeError, StoreError)
+    if failure.cause is Cause.ERROR and isinstance(error, unsaved):
+        return replace(failure, cause=Cause.UNSAVED)
+    return failure

@@ -2,6 +2,8 @@
 
 import json
 import threading
+import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +19,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Stage
+from autoprune.orchestration.history import History
 from autoprune.orchestration.tracking import connection
 from autoprune.orchestration.tracking.provenance import Provenance, gather
 from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
@@ -247,6 +250,50 @@ def test_a_server_that_stays_away_is_told_at_the_end_and_a_resume_mends_it(
     again.on_finish(view, complete=True)
     assert again.unwritten == ()
     assert_complete(mlflow_server.uri, view)
+
+
+def test_what_waits_for_a_server_takes_some_kilobytes_a_trial(mlflow_server: MlflowServer) -> None:
+    view = make_sweep(400, sweep_id="long-gone-server")
+    history = History(view.goal)
+    tracker = MlflowTracker(mlflow_server.uri, patience=Patience(refresh_s=0.0, drain_s=0.1))
+    tracker.on_start(prefix(view, 0))
+    mlflow_server.kill()
+    try:
+        tracemalloc.start()
+        for observation in view.observations:
+            for epoch in range(10):
+                metrics = {f"metric {n}": n / (epoch + 1) for n in range(10)}
+                tracker.on_progress(observation.trial, Stage.RECOVER, metrics, epoch=epoch)
+            history.take(observation)
+            tracker.on_observation(observation, replace(view, observations=history.now))
+        taken, _ = tracemalloc.get_traced_memory()
+        tracker.on_finish(view, complete=True)
+    finally:
+        tracemalloc.stop()
+        mlflow_server.start()
+    assert tracker.unwritten
+    assert taken / 400 < 20_000
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_child_that_was_made_twice_is_one_in_the_end(sqlite_uri: str, resumed: bool) -> None:
+    """A server that hung carries out both requests of a client that asked again."""
+    view = make_sweep(4)
+    tracker = MlflowTracker(sqlite_uri, patience=EAGER)
+    tracker.on_start(prefix(view, 0))
+    drive(tracker, view, last=2)
+    if resumed:
+        tracker.on_finish(prefix(view, 2), complete=False)
+    client = MlflowClient(tracking_uri=sqlite_uri)
+    while len(children := runs_of(sqlite_uri, view.sweep_id, "trial")) < 2:
+        time.sleep(0.05)
+    client.create_run(children[0].info.experiment_id, tags=children[0].data.tags)
+    if resumed:
+        tracker = MlflowTracker(sqlite_uri, patience=EAGER)
+        tracker.on_start(prefix(view, 2))
+    drive(tracker, view, first=2)
+    tracker.on_finish(view, complete=True)
+    assert_complete(sqlite_uri, view)
 
 
 def test_no_run_of_the_fluent_interface_is_left_active(sqlite_uri: str) -> None:

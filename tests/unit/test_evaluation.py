@@ -1,7 +1,9 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -186,11 +188,30 @@ def test_a_snapshot_that_cannot_be_saved_fails_the_trial(trial, context, tmp_pat
 
 def test_a_draft_that_a_kill_left_is_no_snapshot(trial, context, tmp_path):
     snapshot = next(p.snapshot for p in trial_steps(trial, context) if p.snapshot is not None)
-    place = save_snapshot(tmp_path, snapshot)
-    place.rename(tmp_path / ".draft-epoch-0002")
-    assert snapshots(tmp_path) == []
-    save_snapshot(tmp_path, snapshot)
-    assert [path.name for path in snapshots(tmp_path)] == ["epoch-0001"]
+    folder = trial_folder(tmp_path, trial.number)
+    save_snapshot(folder, snapshot).rename(folder / ".draft-epoch-0002")
+    assert snapshots(folder) == []
+    next(work(trial, context, tmp_path))
+    assert not list(folder.iterdir())
+    save_snapshot(folder, snapshot)
+    assert [path.name for path in folder.iterdir()] == ["epoch-0001"]
+
+
+def test_two_workers_may_save_one_trial_at_a_time(trial, context, tmp_path):
+    """One that nobody could reach is given up, and may still be at work for a moment."""
+    *_, done = [p.snapshot for p in trial_steps(trial, context) if p.snapshot is not None]
+    begin = threading.Barrier(2)
+
+    def save_often() -> None:
+        begin.wait()
+        for _ in range(30):
+            save_snapshot(tmp_path, done)
+
+    with ThreadPoolExecutor() as pool:
+        for worker in [pool.submit(save_often) for _ in range(2)]:
+            worker.result()
+    assert read_snapshot(tmp_path).metrics == done.metrics
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_network_that_is_done_is_kept_though_its_outputs_hold_no_tensor(trial, context, tmp_path):

@@ -437,6 +437,18 @@ class TestLosses:
             assert sweep.spent
 
 
+def test_a_trial_that_cannot_be_saved_stops_the_sweep_and_is_run_again(bench):
+    unsaved = Failure(Stage.RECOVER, Cause.UNSAVED, "OSError: No space left on device")
+    with bench.sweep() as sweep:
+        do(sweep)
+        trial = take(sweep)
+        with pytest.raises(SweepStoppedError, match=r"trial 1 cannot be saved in .*space left"):
+            sweep.record(Observation(trial, unsaved))
+    with bench.sweep() as sweep:
+        assert len(sweep.view.observations) == 1
+        assert take(sweep) == trial
+
+
 class TestSlowSearcher:
     def test_nobody_waits_for_it(self, bench):
         """An outcome that comes in while it works is not what its proposal builds on."""

@@ -44,7 +44,7 @@ def outcome_of(steps: Generator[object, None, Observation]) -> Outcome:
             return observation.outcome
 
 
-def test_a_snapshot_that_cannot_be_saved_fails_its_trial_only(tmp_path: Path) -> None:
+def test_a_snapshot_that_cannot_be_saved_is_no_fault_of_its_trial(tmp_path: Path) -> None:
     # the optimiser's state, which torch.save writes, is the first file that is too large
     limit = 6_000
     prepared = prepare(request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)}))
@@ -53,7 +53,7 @@ def test_a_snapshot_that_cannot_be_saved_fails_its_trial_only(tmp_path: Path) ->
         steps = work(trial, prepared.context, InFolder(tmp_path))
         failure = outcome_of(steps)
     assert isinstance(failure, Failure)
-    assert failure.cause is Cause.ERROR
+    assert failure.cause is Cause.UNSAVED
     assert "RuntimeError" in failure.reason
     files = tmp_path.rglob("*")
     assert all(path.stat().st_size <= limit for path in files if path.is_file())

@@ -53,6 +53,54 @@ def test_a_write_that_never_works_on_a_store_that_answers_is_dropped(error: Exce
     assert done == ["next"]
 
 
+def test_no_error_is_final_while_the_store_does_not_answer() -> None:
+    """A server whose database has gone answers 400 to some of what it is asked (MLflow 3.17)."""
+    done: list[str] = []
+    errors = iter([ValueError("closed"), ValueError("closed"), ValueError("closed"), None])
+    answers = iter([False, False])
+
+    def refused() -> None:
+        error = next(errors)
+        if error is not None:
+            raise error
+        done.append("refused")
+
+    writer = Writer(Retry(lambda _: False, lambda: next(answers), first_s=0.001))
+    writer.put("refused", refused)
+    writer.put("next", lambda: done.append("next"))
+    assert writer.close(30) == ()
+    assert done == ["refused", "next"]
+
+
+def test_what_was_put_aside_is_tried_again_in_its_order() -> None:
+    done: list[str] = []
+    mended = threading.Event()
+
+    def wrong(what: str) -> None:
+        if not mended.is_set():
+            raise ValueError(what)
+        done.append(what)
+
+    writer = make_writer(alive=True)
+    writer.put("one", lambda: wrong("one"))
+    writer.put("two", lambda: wrong("two"))
+    writer.put("mend", mended.set)
+    writer.put("three", lambda: done.append("three"))
+    writer.again()
+    writer.put("last", lambda: done.append("last"))
+    assert writer.close(30) == ()
+    assert done == ["three", "one", "two", "last"]
+
+
+def test_a_store_that_takes_long_but_takes_is_waited_for() -> None:
+    done: list[int] = []
+    writer = make_writer()
+    for number in range(6):
+        writer.put(f"{number}", lambda number=number: (time.sleep(0.2), done.append(number)))
+    assert writer.close(0.5) == ()
+    assert done == list(range(6))
+
+
 def test_what_is_left_at_the_limit_is_named() -> None:
     tried = threading.Event()
 

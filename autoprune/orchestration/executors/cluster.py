@@ -1,5 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine, as autoprune needs it."""
 
+import gc
 import logging
 import math
 import signal
@@ -36,6 +37,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A trial's failure is shown once, by the console
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Tune would run a preempted trial again by itself, and nobody else would hear of it
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     # Tune would move every worker into its trial's folder, away from the user's relative paths
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -77,7 +80,20 @@ def cluster(
         try:
             yield
         finally:
-            ray.shutdown()
+            _leave()
+
+
+def _leave() -> None:
+    """Leave the cluster, with nothing of it left for Python to clear away meanwhile.
+
+    Ray 2.60 ends the process where another thread lets go of one of its objects just then.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def check_address(address: str | None) -> None:
@@ -159,24 +175,31 @@ def on_nodes(
 ) -> Iterator[tuple[str, Any]]:
     """What a function returns on every node that is alive, with the node's name.
 
-    Raises AutopruneError where one does not answer, or cannot run it.
+    Ray 2.60 may take half a minute to notice that a node is lost; such a one is left out. Raises
+    AutopruneError where one does not answer, or cannot run it.
     """
     asked = {
-        start_on(key, function, *arguments): node.name
+        start_on(key, function, *arguments): (key, node.name)
         for key, node in members().items()
         if among(node)
     }
     done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE_S)
-    if silent:
-        raise AutopruneError(
-            f"node {asked[silent[0]]} of the cluster has not answered for {PATIENCE_S:.0f} s; look "
-            "at it with `ray status`, and at its logs"
-        )
+    for answer in silent:
+        key, name = asked[answer]
+        if key in members():
+            raise AutopruneError(
+                f"node {name} of the cluster has not answered for {PATIENCE_S:.0f} s; look at it "
+                "with `ray status`, and at its logs"
+            )
     for answer in done:
+        key, name = asked[answer]
         try:
-            yield asked[answer], ray.get(answer)
+            there = ray.get(answer)
         except RayError as error:
-            raise cannot_run(asked[answer], error) from error
+            if key in members():
+                raise cannot_run(name, error) from error
+        else:
+            yield name, there
 
 
 def check_versions() -> None:

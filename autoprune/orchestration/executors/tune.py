@@ -25,9 +25,11 @@ from autoprune.orchestration.executors.cluster import (
     nodes,
     this_machine,
 )
+from autoprune.orchestration.executors.lifeline import lifeline, parts_of_the_cluster
 from autoprune.orchestration.executors.pareto_asha import ParetoAsha
 from autoprune.orchestration.executors.resources import Demand, slots_of
 from autoprune.orchestration.executors.seeing import check_seen
+from autoprune.orchestration.executors.tune_actors import our_actor_manager
 from autoprune.orchestration.executors.tune_driver import (
     RETRIES,
     WORTH,
@@ -163,8 +165,16 @@ class TuneExecutor:
                 verbose=0,
             ),
         )
-        with _no_keys_in_arguments():
-            tuner.fit()
+        with (
+            _no_keys_in_arguments(),
+            our_actor_manager(),
+            lifeline(parts_of_the_cluster(), adapter.cut_off, adapter.leave),
+        ):
+            try:
+                tuner.fit()
+            except Exception:
+                if adapter.fault is None:
+                    raise
         if adapter.fault is not None:
             raise adapter.fault
 

@@ -1,6 +1,7 @@
 """The driver's side of the Ray Tune executor: what Tune asks, and hears, of a sweep."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher as TuneSearcher
 
+from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Cause, Failure, Observation, Stage, Trial
 from autoprune.evaluation import failure_of
+from autoprune.orchestration.executors.tune_actors import GoneError
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.sweep import Sweep
 
@@ -153,6 +156,23 @@ class Adapter(InDriver, TuneSearcher):
         else:
             self._record(observation)
 
+    def cut_off(self, part: str) -> None:
+        """The cluster is gone: nothing more can come of the sweep in this process."""
+        self.fault = AutopruneError(
+            f"the Ray cluster is gone: {part} no longer answers; start it again, then resume the "
+            "sweep: nothing is lost that came to an outcome"
+        )
+
+    def leave(self) -> None:
+        """End the process, from which Ray does not let its main thread go, with what is to be said.
+
+        Nothing is lost by it: the journal is on the disk, and Ray would do the same a little later.
+        """
+        again = self.sweep.view.command("resume")
+        lines = [str(self.fault), f"once that is mended, `{again}` goes on"]
+        os.write(2, "".join(f"autoprune: {line}\n" for line in lines).encode())
+        os._exit(1)
+
     def _record(self, observation: Observation) -> None:
         self._guarded(lambda: self.sweep.record(observation))
 
@@ -234,6 +254,8 @@ def trial_name(trial: Any) -> str:
 
 def _failure(error: Exception | None, stage: Stage) -> Failure:
     """What a trial failed of that did not get to tell it itself."""
+    if isinstance(error, GoneError):
+        error = error.why
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         return failure_of(error.cause, stage)
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]

@@ -71,6 +71,8 @@ class SweepRuns:
         """Learn which children are there already and which of them are complete."""
         for run in self._find(f"tags.`{KIND}` = 'trial'"):
             number, tags = int(run.data.tags[TRIAL]), run.data.tags
+            if self.children.get(number, run.info.run_id) != run.info.run_id:
+                continue
             self._note(number, run)
             if tags.get("pareto") == "true":
                 self._pareto.add(number)
@@ -194,6 +196,15 @@ class SweepRuns:
         self.client.log_text(self.parent, dashboard_html(view), "dashboard/pareto.html")
         note = note_markdown(view, view.command("promote"))
         self.client.set_tag(self.parent, "mlflow.note.content", note[:NOTE_LENGTH])
+
+    def drop_doubles(self) -> None:
+        """Delete children of trials that have another one.
+
+        A server that hung carries out what it was asked before, also where that was asked again.
+        """
+        for run in self._find(f"tags.`{KIND}` = 'trial'"):
+            if self.children.get(int(run.data.tags[TRIAL])) not in (None, run.info.run_id):
+                self.client.delete_run(run.info.run_id)
 
     def close(self, status: str) -> None:
         """End the parent, and those children whose trial was given up."""

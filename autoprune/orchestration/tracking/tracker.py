@@ -31,7 +31,9 @@ REQUEST_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often the reports are written anew, and how long the end may wait for the store."""
+    """How often the reports are written anew, and how long the end may wait for a store that takes
+    nothing in.
+    """
 
     refresh_s: float = 5.0
     drain_s: float = 60.0
@@ -42,8 +44,8 @@ class MlflowTracker:
 
     The calls of a sweep return at once, except the first, which finds or makes the parent run
     and raises AutopruneError where the store does not answer. One thread writes; where the store
-    stops answering it waits and tries again. At the end it gets `patience.drain_s` seconds;
-    what is not written by then is named in `unwritten`.
+    stops answering it waits and tries again. At the end it goes on until all is written, or nothing
+    could be for `patience.drain_s` seconds; what is not written by then is named in `unwritten`.
     """
 
     def __init__(
@@ -132,8 +134,11 @@ class MlflowTracker:
         if failed and view.observations:
             status = "FAILED"
         self._view, at_ms = view, now_ms()
+        writer.again()
         # trials that climb a ladder change them without a further trial, which is their step
         writer.put("the last sweep metrics", lambda: runs.live([(view, at_ms)]))
+        writer.put("the front's tags", lambda: runs.retag(view))
+        writer.put("what stands twice", runs.drop_doubles)
         writer.put("the last reports", lambda: runs.reports(view))
         writer.put("the sweep's end", lambda: runs.close(status))
         lost = writer.close(self._patience.drain_s)

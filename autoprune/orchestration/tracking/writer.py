@@ -13,6 +13,7 @@ from autoprune.domain.errors import shown
 log = logging.getLogger(__name__)
 
 SUSPECT_AFTER = 5
+FINAL_AFTER = 2
 
 Entry = TypeVar("Entry")
 
@@ -45,8 +46,9 @@ class Retry:
     """When a failed write is worth repeating, and how long to wait.
 
     `transient` judges an error, `alive` tells whether the store answers at all: a write that
-    fails on a store that answers is dropped after a few attempts, or it would hold up the rest.
-    Waits double from `first_s` to `longest_s`.
+    fails on a store that answers is put aside after a few attempts, or it would hold up the rest.
+    No error is final on a store that does not answer: a server whose database goes away makes
+    errors of all kinds of it. Waits double from `first_s` to `longest_s`.
     """
 
     transient: Callable[[Exception], bool]
@@ -58,6 +60,7 @@ class Retry:
 class Writer:
     """Runs jobs one after the other in a daemon thread; `put` and `gather` never wait for a write.
 
+    A write that cannot be made is put aside, for the others to go on, and tried `again` at the end.
     One job may be refreshed: of those handed to `refresh` only the latest is run, at most every
     `refresh_s` seconds and for no more than `share` of the time, and the last one always before
     the writer ends.
@@ -71,7 +74,8 @@ class Writer:
         self._due = 0.0
         self._wake = threading.Condition()
         self._closing = self._abandoned = False
-        self._lost: list[str] = []
+        self._written = 0
+        self._aside: list[tuple[Job, Exception]] = []
         self._thread = threading.Thread(target=self._run, name="autoprune-writer", daemon=True)
         self._thread.start()
 
@@ -98,6 +102,16 @@ class Writer:
             job.whats.append(what)
             self._wake.notify()
 
+    def again(self) -> None:
+        """Queue once more what was put aside; what still cannot be made is put aside for good."""
+        self.put("what was put aside", self._requeue)
+
+    def _requeue(self) -> None:
+        with self._wake:
+            aside, self._aside = self._aside, []
+            for job, _ in reversed(aside):
+                self._jobs.insert(1, job)  # the first one is this very write
+
     def refresh(self, what: str, write: Callable[[], None]) -> None:
         """Replace the refreshed write by this one."""
         with self._wake:
@@ -111,16 +125,24 @@ class Writer:
             return sum(len(job.entries) for job in self._jobs) + (self._latest is not None)
 
     def close(self, limit_s: float) -> tuple[str, ...]:
-        """Write what is queued for at most `limit_s` seconds; returns what was not written."""
+        """Write what is queued; returns what was not written.
+
+        It is given up where nothing could be written for `limit_s` seconds: a store that was away
+        has much to take in, and one that is away takes nothing.
+        """
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join(limit_s)
+        written = -1
+        while self._thread.is_alive() and written < self._written:
+            written = self._written
+            self._thread.join(limit_s)
         with self._wake:
             self._abandoned = True
             self._wake.notify()
             left = [*self._jobs, *([self._latest] if self._latest else [])]
-            return (*self._lost, *(what for job in left for what in job.whats))
+            aside = (f"{job} ({shown(str(error))})" for job, error in self._aside)
+            return (*aside, *(what for job in left for what in job.whats))
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
@@ -129,6 +151,7 @@ class Writer:
             if rest is None:
                 return
             with self._wake:
+                self._written += 1
                 if self._jobs and self._jobs[0] is job:
                     self._jobs.popleft()
                     self._jobs.extendleft(reversed(rest))
@@ -166,7 +189,7 @@ class Writer:
                         return job.singly
                     log.warning("%s could not be written: %s", job, why)
                     with self._wake:
-                        self._lost.append(f"{job} ({why})")
+                        self._aside.append((job, error))
                     return ()
                 if attempt == 1:
                     log.warning("%s waits for the tracking store: %s", job, why)
@@ -178,9 +201,8 @@ class Writer:
                 return ()
 
     def _worth_repeating(self, error: Exception, attempt: int) -> bool:
-        if not self._retry.transient(error):
-            return False
-        return attempt < SUSPECT_AFTER or not self._retry.alive()
+        enough = SUSPECT_AFTER if self._retry.transient(error) else FINAL_AFTER
+        return attempt < enough or not self._retry.alive()
 
     def _pause(self, attempt: int) -> bool:
         """Wait before the next attempt; False where the writer was abandoned meanwhile."""
