@@ -191,7 +191,7 @@ def test_a_draft_that_a_kill_left_is_no_snapshot(trial, context, tmp_path):
     folder = trial_folder(tmp_path, trial.number)
     save_snapshot(folder, snapshot).rename(folder / ".draft-epoch-0002")
     assert snapshots(folder) == []
-    next(work(trial, context, tmp_path))
+    next(work(trial, context, InFolder(tmp_path)))
     assert not list(folder.iterdir())
     save_snapshot(folder, snapshot)
     assert [path.name for path in folder.iterdir()] == ["epoch-0001"]

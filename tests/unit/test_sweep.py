@@ -442,7 +442,7 @@ def test_a_trial_that_cannot_be_saved_stops_the_sweep_and_is_run_again(bench):
     with bench.sweep() as sweep:
         do(sweep)
         trial = take(sweep)
-        with pytest.raises(SweepStoppedError, match=r"trial 1 cannot be saved in .*space left"):
+        with pytest.raises(SweepStoppedError, match=r"trial 1 of .* cannot be saved .*space left"):
             sweep.record(Observation(trial, unsaved))
     with bench.sweep() as sweep:
         assert len(sweep.view.observations) == 1
