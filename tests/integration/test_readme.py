@@ -104,7 +104,7 @@ def test_every_command_is_one_that_there_is(line: str, project: Path) -> None:
     if command in ("-sc", "<command>"):
         return
     assert command in COMMANDS
-    flags = {"--help", "--json", "--cfg", "job", "--config-dir"}
+    flags = {"--help", "--cfg", "job", "--config-dir", *COMMANDS[command].flags}
     overrides = [word for word in words if word not in flags]
     assert all("=" in word for word in overrides), line
     if command == "measure":
