@@ -17,6 +17,11 @@ from autoprune.domain.errors import shown
 from autoprune.orchestration.doctor.findings import Verdict, ok, warning
 from autoprune.orchestration.tracking.connection import complaint
 
+STRANGER = (
+    "import sys; from ray._raylet import GcsClient; GcsClient(sys.argv[1]).get_all_node_info()"
+)
+"""Asks for a cluster's state; `ray status` itself looks for 127.0.0.1 at a network's address."""
+
 STRANGER_S = 40.0
 """How long a process without a token may take to be refused; it imports Ray first."""
 
@@ -31,7 +36,7 @@ def ray_verdicts() -> Iterator[Verdict]:
     address = str(ray.get_runtime_context().gcs_address)
     stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     stranger["RAY_AUTH_MODE"] = "disabled"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "status", f"--address={address}"]
+    command = [sys.executable, "-c", STRANGER, address]
     try:
         done = subprocess.run(
             command, env=stranger, capture_output=True, text=True, timeout=STRANGER_S, check=False
@@ -44,7 +49,7 @@ def ray_verdicts() -> Iterator[Verdict]:
 
 
 def stranger_verdict(address: str, code: int | None, said: str) -> Verdict:
-    """What became of ``ray status`` without a token; None where it came to no end."""
+    """What became of `STRANGER` without a token; None where it came to no end."""
     if code == 0:
         return warning(
             f"the Ray cluster at {address} lets in who has no token: whoever reaches its ports "
