@@ -21,7 +21,7 @@ from tests.audit import Audit
 from tests.chaos import Scene
 
 PAUSE_S = 0.7
-EVERY_S = (2.0, 6.0)
+EVERY_S = (3.0, 8.0)
 LASTS_S = (2.0, 10.0)
 LONGEST_END_S = 600.0
 KILLED, BROKE_OFF, NOT_STARTED = -9, 1, 2
