@@ -79,9 +79,9 @@ class Nodes:
         self.kill(node)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that run trials."""
+        """The processes that are amid a trial, as their titles tell: Tune wraps our class."""
         found = [process for node in self.there for process in self._processes(node)]
-        return [process for process in found if "TrialActor" in _title(process)]
+        return [process for process in found if "Trainable.train" in _title(process)]
 
     def end(self) -> None:
         """End all processes of all nodes at once."""

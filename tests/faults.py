@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,16 @@ class Sleepy(Blobs):
 class Prey(Classification):
     """A classification whose every evaluation takes `pause_s`, and that takes orders.
 
-    A file in the folder `orders` is taken by the first trial that sees it, which then does what
-    the file is called: `hang` or `allocate`.
+    A file in the folder `orders` is taken by the first trial that sees it, in whatever process but
+    that of the driver, and it then does what the file is called: `hang` or `allocate`.
     """
 
     orders: str = ""
     pause_s: float = 0.0
+    driver: int = field(default_factory=os.getpid)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> Mapping[str, float]:
-        for order in (hang, allocate):
+        for order in (hang, allocate) if os.getpid() != self.driver else ():
             with suppress(FileNotFoundError):
                 (Path(self.orders) / order.__name__).unlink()
                 order()

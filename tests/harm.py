@@ -146,6 +146,7 @@ def told_to_mlflow(scene: Scene) -> set[int]:
 
 
 def kill_worker(scene: Scene) -> None:
+    """SIGKILL to a process amid a trial; in a soak there may be none at this moment."""
     signal_all(scene.nodes.workers()[:1], signal.SIGKILL)
 
 

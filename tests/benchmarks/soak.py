@@ -21,7 +21,7 @@ from tests.audit import Audit
 from tests.chaos import Scene
 
 PAUSE_S = 0.7
-EVERY_S = (2.0, 6.0)
+EVERY_S = (3.0, 8.0)
 LASTS_S = (2.0, 10.0)
 LONGEST_END_S = 600.0
 KILLED, BROKE_OFF, NOT_STARTED = -9, 1, 2
@@ -29,6 +29,9 @@ RETRIES = tuple(
     f"executor.retries.{cause}=null" for cause in ("worker_lost", "out_of_memory", "time_limit")
 )
 """No trial is to fail, however often it is struck: every one is to come to a measurement."""
+
+NEEDED_TO_START = ("driver", "store", "disk")
+"""What is struck once a driver has brought an outcome home, or none would ever come to do so."""
 
 Deed = Callable[[Scene], None]
 
@@ -77,6 +80,8 @@ class Soak:
     happened: Counter[str] = field(default_factory=Counter)
     ends: Counter[int] = field(default_factory=Counter)
     odd: list[str] = field(default_factory=list)
+    _told: int = 0
+    """How many outcomes there were when the present driver started."""
     _mends: dict[str, tuple[float, Deed]] = field(default_factory=dict)
 
     def rain(self, minutes: float) -> None:
@@ -92,11 +97,11 @@ class Soak:
 
     def strike(self) -> None:
         """Let one of those happen that can, now."""
-        up = self.scene.driver.process.poll() is None
+        driven = len(self.scene.told) > self._told
         able = [
             strike
             for strike in self.strikes
-            if strike.thing not in self._mends and (strike.thing != "driver" or up)
+            if strike.thing not in self._mends and (driven or strike.thing not in NEEDED_TO_START)
         ]
         (chosen,) = self.rng.choices(able, [strike.weight for strike in able])
         self.scene.keep()
@@ -119,6 +124,7 @@ class Soak:
         said = self.scene.driver.said
         if code not in (KILLED, BROKE_OFF, NOT_STARTED) or "Traceback" in said:
             self.odd.append(f"exit {code}:\n{said[-3000:]}")
+        self._told = len(self.scene.told)
         self.scene.resume()
 
     def end(self) -> Audit:

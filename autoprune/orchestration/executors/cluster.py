@@ -49,6 +49,13 @@ OPTIONS: dict[str, Any] = {
     "logging_level": "ERROR",
     "configure_logging": False,
 }
+LOGGERS = {
+    # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
+    # of result files that are switched off here
+    **dict.fromkeys(("ray", "ray.tune", "ray._private"), logging.ERROR),
+    # Of what failed the console tells; and of a full disk the sweep, not Tune's own snapshots
+    **dict.fromkeys(("ray.tune.tune", "ray.tune.execution.experiment_state"), logging.CRITICAL),
+}
 ANSWER_S = 5.0
 
 
@@ -292,12 +299,10 @@ def _our_signals() -> Iterator[None]:
 @contextmanager
 def _ray_as_we_need_it() -> Iterator[None]:
     """Ray's settings in the environment and the levels of its logs, put back afterwards."""
-    # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
-    # of result files that are switched off here
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray._private")]
+    loggers = {logging.getLogger(name): level for name, level in LOGGERS.items()}
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    for logger, level in loggers.items():
+        logger.setLevel(level)
     try:
         with environment(ENVIRONMENT):
             yield
