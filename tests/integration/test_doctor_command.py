@@ -108,10 +108,14 @@ def all_runs(client: MlflowClient) -> Iterator[tuple[str, str]]:
             yield experiment.name, run.info.run_id
 
 
+def files_in(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
 def test_an_mlflow_server(doctor: Doctor, mlflow_server: MlflowServer) -> None:
     client = MlflowClient(tracking_uri=mlflow_server.uri)
     client.create_run(client.create_experiment("examined"))
-    before = list(all_runs(client))
+    before, kept = list(all_runs(client)), files_in(mlflow_server.folder / "artifacts")
     for experiment in ("examined", "never swept"):
         words = [f"tracking.uri={mlflow_server.uri}", f"tracking.experiment='{experiment}'"]
         found = doctor(*INLINE, *words)
@@ -128,8 +132,7 @@ def test_an_mlflow_server(doctor: Doctor, mlflow_server: MlflowServer) -> None:
         assert list(all_runs(client)) == before
     names = {e.name for e in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)}
     assert not [name for name in names if name.startswith("autoprune-doctor")]
-    kept = mlflow_server.folder / "artifacts"
-    assert not [path for path in kept.rglob("*") if path.is_file()]
+    assert files_in(mlflow_server.folder / "artifacts") == kept
 
 
 def test_a_server_that_takes_calls_and_never_answers(

@@ -136,7 +136,7 @@ def test_the_command_shows_a_table_writes_a_page_and_takes_what_is_kept(
     (folder,) = (tmp_path / "outputs" / "profiles").iterdir()
     page = (folder / "profile.html").read_text()
     assert "own: what each group gives and costs" in page
-    assert "http" not in page.replace(get_plotlyjs(), "")
+    assert "://" not in page.replace(get_plotlyjs(), "")
 
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -90,6 +90,7 @@ def test_a_sweep_tells_no_secret(folder: Path, mlflow_server: MlflowServer) -> N
     assert parent.data.params["tracking.uri"].startswith("http://me:***@127.0.0.1:")
 
 
+@pytest.mark.slow  # a sweep on Ray
 def test_a_sweep_whose_trials_fail_tells_no_secret(
     tmp_path: Path, mlflow_server: MlflowServer
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_sweep_whose_trials_fail_tells_no_secret(
     assert leaks(mlflow_server.folder) == {}
 
 
+@pytest.mark.slow  # a sweep on Ray, and a resume of it
 def test_a_resume_takes_the_password_from_the_environment(
     folder: Path,
     mlflow_server: MlflowServer,
