@@ -95,7 +95,7 @@ def test_what_no_node_holds_and_other_versions_are_faults_beside_each_other(
     assert "or start such a node" in resources.verdict.remedy
     for versions in of(found, "versions"):
         assert "there, 1.0 here" in versions.verdict.found
-        assert versions.verdict.remedy == cluster.SAME
+        assert versions.verdict.remedy == cluster.ALIKE
     assert all(f.verdict.state is State.OK for f in of(found, "storage"))
 
 

@@ -173,6 +173,7 @@ def kill_again_and_again(place: Path, words: list[str], moments: list[Moment]) -
 RAY = [*SWEEP, "executor.slots=2"]
 
 
+@pytest.mark.slow
 def test_killed_with_workers_running(tmp_path):
     kill_again_and_again(tmp_path, RAY, [recovering])
 

@@ -117,6 +117,7 @@ def assert_strangers_are_refused(addresses: dict[tuple[str, int], str]) -> None:
     assert all("monitor.py" in who or "dashboard.py" in who for who in figures), figures
 
 
+@pytest.mark.slow  # calls everything that Ray serves
 def test_a_sweep_listens_on_loopback_alone_and_answers_nobody_without_its_token(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
