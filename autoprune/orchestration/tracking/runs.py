@@ -69,6 +69,9 @@ class SweepRuns:
         """Learn which children are there already and which of them are complete."""
         for run in self._find(f"tags.`{KIND}` = 'trial'"):
             number, tags = int(run.data.tags[TRIAL]), run.data.tags
+            if "spec" not in run.data.params:  # its driver ended before it was whole
+                self._asked.add(number)
+                continue
             if self.children.setdefault(number, run.info.run_id) != run.info.run_id:
                 continue
             if tags.get("pareto") == "true":
