@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-gpu check format clean
+.PHONY: demo test test-slow test-chaos test-gpu check format clean
 
 demo: $(STAMP)  ## a whole sweep on this machine: about five minutes
 	$(BIN)/autoprune sweep experiment=digits_vgg
 
 test: $(STAMP)  ## every test that fits in fifteen minutes on two cores
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not chaos"
 
 test-slow: $(STAMP)  ## the tests that do not
 	$(PYTEST) -m "slow"
+
+test-chaos: $(STAMP)  ## a sweep through every fault of a real cluster
+	$(PYTEST) -m "chaos"
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(PYTEST) -m "gpu"

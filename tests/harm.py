@@ -50,6 +50,7 @@ class Fault:
     failed: int = 0
     store: bool = False
     small_disk: bool = False
+    trials: int = TRIALS
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def row_of(fault: Fault, scene: Scene) -> Row:
     with small_disk() if fault.small_disk else ordinary_disk() as output:
         # an outage ends before the sweep does, and so does the last of several faults
         further = fault.lasts_s / (3 * PAUSE_S) + 3 * (fault.times - 1)
-        scene.trials = TRIALS + SLOTS * round(further)
+        scene.trials = fault.trials + SLOTS * round(further)
         scene.begin(*fault.words, output=output, pause_s=PAUSE_S)
         try:
             seconds, meanwhile, rng = [], 0, random.Random(fault.name)
@@ -174,14 +175,16 @@ def kill_driver_in_a_line(scene: Scene) -> None:
     """
     assert scene.sweep is not None
     journal = scene.sweep / JOURNAL_FILE
-    while True:
+    for _ in range(10):
         middle = journal.stat().st_size + 20
         resource.prlimit(scene.driver.process.pid, resource.RLIMIT_FSIZE, (middle, middle))
         assert scene.driver.process.wait(PATIENCE_S) == -signal.SIGXFSZ, scene.driver.said
         if not journal.read_bytes().endswith(b"\n"):
             return
+        known = len(scene.told)
         scene.resume()
-        scene.under_way()
+        scene.until(lambda known=known: len(scene.told) > known)
+    raise AssertionError("no line of the journal was torn")
 
 
 def kill_cluster(scene: Scene) -> None:
@@ -237,7 +240,7 @@ def fill_disk(scene: Scene) -> None:
     """Leave no room where the sweep writes, and wait for its driver to say so."""
     fill(scene)
     assert scene.driver.process.wait(PATIENCE_S) == 1, scene.driver.said
-    assert "make room, then resume the sweep" in scene.driver.said, scene.driver.said
+    assert "(a full disk wants room), then resume the sweep" in scene.driver.said, scene.driver.said
     assert "`autoprune resume sweep=" in scene.driver.said, scene.driver.said
 
 
@@ -314,6 +317,7 @@ def faults(outage_s: float = 60.0) -> list[Fault]:
             "driver killed amid a line of its journal",
             "RLIMIT_FSIZE in the middle of the next line: the kernel's SIGXFSZ, then a resume",
             kill_driver_in_a_line,
+            trials=3 * TRIALS,
         ),
         away("MLflow hangs", "SIGSTOP to the server", freeze_mlflow, thaw_mlflow),
         away("MLflow away", "SIGKILL to the server, started again", kill_mlflow, start_mlflow),

@@ -296,6 +296,22 @@ def test_a_child_that_was_made_twice_is_one_in_the_end(sqlite_uri: str, resumed:
     assert_complete(sqlite_uri, view)
 
 
+def test_a_child_whose_making_was_cut_short_is_completed_by_a_resume(sqlite_uri: str) -> None:
+    view = make_sweep(3)
+    first = MlflowTracker(sqlite_uri, patience=EAGER)
+    first.on_start(prefix(view, 0))
+    drive(first, view, last=1)
+    first.on_finish(prefix(view, 1), complete=False)
+    client = MlflowClient(tracking_uri=sqlite_uri)
+    (whole,) = runs_of(sqlite_uri, view.sweep_id, "trial")
+    client.create_run(whole.info.experiment_id, tags={**whole.data.tags, "trial": "1"})
+    second = MlflowTracker(sqlite_uri, patience=EAGER)
+    second.on_start(prefix(view, 1))
+    drive(second, view, first=1)
+    second.on_finish(view, complete=True)
+    assert_complete(sqlite_uri, view)
+
+
 def test_no_run_of_the_fluent_interface_is_left_active(sqlite_uri: str) -> None:
     view = make_sweep(2)
     tracker = MlflowTracker(sqlite_uri, patience=EAGER)
