@@ -36,7 +36,7 @@ SWEEP = [
     "objective=quality_size",
 ]
 RESUME = ["resume", "sweep=latest", "output=out"]
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 
 # Ray 2.60: these two look after a node, notice that it is gone, and then try for up to a minute
 # to tell its control service, which is gone too. They hold no slot and no file of a sweep.
