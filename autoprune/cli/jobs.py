@@ -12,6 +12,7 @@ from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.jobs import Job, Jobs
+from autoprune.settings.compose import quoted
 from autoprune.settings.rules import POSITIVE, Faults, check_ranges
 
 OWN_KEYS = ("executor.address", "resume", "stop_s")
@@ -131,7 +132,7 @@ def _resume(call: Call) -> list[str]:
         "autoprune",
         "resume",
         f"sweep={config['resume']}",
-        f"output={config['output']}",
+        f"output={quoted(config['output'])}",
         *limits,
     ]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.orchestration.doctor.examination import Examination
-from autoprune.orchestration.doctor.tracking import Store
+from autoprune.orchestration.doctor.tracking import TrackingStore
 from autoprune.orchestration.executors.bench import check_where
 from autoprune.orchestration.folders import check_name
-from autoprune.settings.build import executor_of, gate_of, meter_of, tracking_of
+from autoprune.settings.build import executor_of, gate_of, meter_of, storage_of, tracking_of
 from autoprune.settings.rules import NOT_NEGATIVE, Faults, check_finite, check_ranges
 
 
@@ -28,13 +28,15 @@ def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = 
     measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
     faults.of(lambda: check_where(meter["where"], executor["address"]))
     runner = faults.of(lambda: executor_of(executor, code_paths))
+    storage = faults.of(lambda: storage_of(executor["storage"]))
     tracking = faults.of(lambda: tracking_of(config))
     faults.check()
     return Examination(
         executor=runner,
         meter=measured,
         output=Path(config["output"]).resolve(),
-        store=None if tracking.uri is None else Store(tracking.uri, experiment),
+        storage=storage,
+        store=None if tracking.uri is None else TrackingStore(tracking.uri, experiment),
         where=meter["where"],
         device=executor["device"],
     )

@@ -24,6 +24,7 @@ from autoprune.orchestration.doctor.findings import DRIVER, Finding, State
 from autoprune.orchestration.executors import cluster
 from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.store import Store
 from tests.tiny import REPOSITORY, meter, one_thread
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -107,9 +108,10 @@ def test_speed_is_examined_where_it_is_measured(nodes: Cluster, tmp_path: Path) 
     assert of(found, "resources", on_driver=True)[-1].verdict.found == "benches: 1"
 
 
-@pytest.fixture
-def stranger(nodes: Cluster, tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def stranger(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder under whose path a node of the cluster sees another one: the folder."""
+    tmp_path = tmp_path_factory.mktemp("stranger")
     folder, other = tmp_path / "shared", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -158,6 +160,20 @@ def test_a_node_with_another_folder_under_the_same_path(nodes: Cluster, stranger
     assert "mount one shared folder" in fault.remedy
     assert not list(stranger.iterdir())
     assert not list((stranger.parent / "other").iterdir())
+
+
+def test_where_trials_save_elsewhere_that_is_examined(nodes: Cluster, stranger: Path) -> None:
+    both, apart = stranger.parent / "both", stranger
+    both.mkdir()
+    asked = examination(nodes, stranger)
+    found = findings(replace(asked, storage=Store(str(both))))
+    assert {f.verdict.state for f in of(found, "storage")} == {State.OK}
+    assert len(of(found, "storage")) == 2, "the head holds no trial"
+    found = findings(replace(asked, storage=Store(str(apart))))
+    (fault,) = (f.verdict for f in of(found, "storage") if f.verdict.state is State.FAULT)
+    assert f"trials save at {apart}, and node" in fault.found
+    assert "or set executor.storage to a folder or URL" in fault.remedy
+    assert not [*both.iterdir(), *apart.iterdir()]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.doctor.authentication import server_verdicts
 from autoprune.orchestration.doctor.findings import State, ok
-from autoprune.orchestration.doctor.tracking import Store
+from autoprune.orchestration.doctor.tracking import TrackingStore
 from autoprune.orchestration.tracking.connection import check
 from tests.deployment import DEPLOY, instructions, services
 from tests.team import ADMIN, PASSWORD, Server, served, with_postgresql, with_sqlite
@@ -78,7 +78,7 @@ def test_autoprune_says_that_it_is_not_let_in(server: Server) -> None:
 
 def test_the_doctor_finds_what_a_stranger_lacks(server: Server) -> None:
     with pytest.raises(AutopruneError, match="does not let this process in"):
-        list(Store(server.uri, "examined").verdicts())
+        list(TrackingStore(server.uri, "examined").verdicts())
     (stranger,) = server_verdicts(server.uri)
     assert stranger == ok(f"{server.uri} refuses who has no login")
 
@@ -94,7 +94,7 @@ def test_the_doctor_is_let_in_by_the_server_and_by_its_database(
     database = server.environment["MLFLOW_BACKEND_STORE_URI"]
     for uri in (server.uri, database):
         before = {e.name for e in client.search_experiments()}
-        found = list(Store(uri, "examined").verdicts())
+        found = list(TrackingStore(uri, "examined").verdicts())
         assert [verdict.state for verdict in found] == [State.OK] * 3, found
         assert {e.name for e in client.search_experiments()} == before
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -18,6 +18,7 @@ import pytest
 import ray.core.generated
 import requests
 
+from autoprune.cli import main
 from autoprune.orchestration.executors.here import _keep_token_private
 from tests.tiny import WORDS, Driver, sweep_folder, told
 
@@ -135,6 +136,8 @@ def test_a_sweep_listens_on_loopback_alone_and_answers_nobody_without_its_token(
 
 
 def test_the_dashboard_listens_on_loopback_alone(folder: Path) -> None:
+    sweep = ["sweep", *WORDS, "name=shown", "executor=inline", "budget.trials=1"]
+    assert main([*sweep, f"output={folder / 'out'}"]) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -60,7 +60,7 @@ from autoprune.orchestration.doctor.storage import (
     probing,
     room_verdict,
 )
-from autoprune.orchestration.doctor.tracking import Store, version_verdict
+from autoprune.orchestration.doctor.tracking import TrackingStore, version_verdict
 from autoprune.orchestration.reports.findings import FindingsDrawing, findings_view
 from tests.tiny import meter
 
@@ -353,7 +353,7 @@ def test_a_database_takes_runs_and_keeps_none_of_ours(sqlite_uri: str, tmp_path:
     client.create_run(known)
     before, files = everything(sqlite_uri), sorted(tmp_path.rglob("*"))
     for name in ("known", "new"):
-        verdicts = list(Store(sqlite_uri, name).verdicts())
+        verdicts = list(TrackingStore(sqlite_uri, name).verdicts())
         assert states(iter(verdicts)) == [State.OK] * 3, verdicts
         told = ["the tables of", "takes runs and deletes them", "artifacts are kept, read back and"]
         assert all(part in v.found for part, v in zip(told, verdicts, strict=True))
@@ -364,7 +364,7 @@ def test_a_database_takes_runs_and_keeps_none_of_ours(sqlite_uri: str, tmp_path:
 def test_an_experiment_that_was_deleted_is_in_the_way(sqlite_uri: str, tmp_path: Path) -> None:
     client = MlflowClient(tracking_uri=sqlite_uri)
     client.delete_experiment(client.create_experiment("gone", f"file://{tmp_path}/mlartifacts/a"))
-    verdicts = Store(sqlite_uri, "gone").verdicts()
+    verdicts = TrackingStore(sqlite_uri, "gone").verdicts()
     next(verdicts)
     with pytest.raises(AutopruneError, match="'gone' was deleted; restore it or choose another"):
         list(verdicts)
@@ -375,7 +375,7 @@ def test_artifacts_that_cannot_be_kept_are_told(sqlite_uri: str, tmp_path: Path)
     client = MlflowClient(tracking_uri=sqlite_uri)
     client.create_experiment("odd", artifact_location=f"file://{tmp_path}/taken/below")
     before = everything(sqlite_uri)
-    *_, last = Store(sqlite_uri, "odd").verdicts()
+    *_, last = TrackingStore(sqlite_uri, "odd").verdicts()
     assert last.state is State.FAULT
     assert f"artifacts cannot be kept at file://{tmp_path}/taken/below" in last.found
     assert everything(sqlite_uri) == before
@@ -397,21 +397,21 @@ def test_a_database_of_another_version_is_told_and_left_as_it_is(
         connection.execute(change)
     connection.close()
     before = file.read_bytes()
-    (verdict,) = Store(sqlite_uri, "any").verdicts()
+    (verdict,) = TrackingStore(sqlite_uri, "any").verdicts()
     assert (verdict.state, message in verdict.found) == (state, True), verdict
     assert file.read_bytes() == before
 
 
 def test_databases_that_the_first_sweep_makes(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/below/mlflow.db"
-    (verdict,) = Store(uri, "any").verdicts()
+    (verdict,) = TrackingStore(uri, "any").verdicts()
     assert verdict == ok(f"the first sweep makes {tmp_path}/below/mlflow.db")
     assert not list(tmp_path.iterdir())
     (tmp_path / "empty.db").touch()
-    (verdict,) = Store(f"sqlite:///{tmp_path}/empty.db", "any").verdicts()
+    (verdict,) = TrackingStore(f"sqlite:///{tmp_path}/empty.db", "any").verdicts()
     assert (verdict.state, "is empty; the first sweep" in verdict.found) == (State.OK, True)
     with pytest.raises(AutopruneError, match="cannot write to the output folder"):
-        list(Store("sqlite:////proc/below/mlflow.db", "any").verdicts())
+        list(TrackingStore("sqlite:////proc/below/mlflow.db", "any").verdicts())
 
 
 def test_gpus_that_torch_does_not_find() -> None:

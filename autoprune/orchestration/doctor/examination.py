@@ -35,7 +35,7 @@ from autoprune.orchestration.doctor.measuring import (
 )
 from autoprune.orchestration.doctor.places import Here, Place, There, places
 from autoprune.orchestration.doctor.storage import Probe, Room, locks, probing, room_verdict
-from autoprune.orchestration.doctor.tracking import Store
+from autoprune.orchestration.doctor.tracking import TrackingStore
 from autoprune.orchestration.executors.bench import RESOURCE, check_offered, offered
 from autoprune.orchestration.executors.cluster import (
     check_address,
@@ -45,8 +45,10 @@ from autoprune.orchestration.executors.cluster import (
     nodes,
     this_machine,
 )
+from autoprune.orchestration.executors.seeing import look, refuse_blind
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.request import Executor
+from autoprune.orchestration.store import Store, check_store
 
 METER_S = 300.0
 """How long a check that measures may take: some runtimes compile for a minute."""
@@ -56,6 +58,7 @@ METER_S = 300.0
 class Examination:
     """What a sweep would run on; `store` None is a sweep without tracking.
 
+    Trials save in `output`, or in `storage` where that is not None.
     `meter` measures in the trials or, where `where` is ``bench``, on the cluster's benches;
     `device` is where trials and the baseline train.
     """
@@ -63,7 +66,8 @@ class Examination:
     executor: Executor
     meter: PairedMeter
     output: Path
-    store: Store | None = None
+    storage: Store | None = None
+    store: TrackingStore | None = None
     where: str = "trial"
     device: str = "cpu"
 
@@ -129,7 +133,10 @@ class _Tour:
         if isinstance(place, There):
             yield Check(place.name, "versions", lambda: _versions(place))
             yield Check(place.name, "clock", lambda: [_clock(place)])
-            if (probe := self._probe) is not None:
+            if (storage := self.asked.storage) is not None:
+                if self._trains(place):
+                    yield Check(place.name, "storage", lambda: _saving(place, storage))
+            elif (probe := self._probe) is not None:
                 yield Check(place.name, "storage", lambda: _meeting(place, probe))
         yield Check(place.name, "disk", lambda: [room_verdict(place.ask(Room.of_temporary))])
         yield from self._measuring(place, trains=self._trains(place))
@@ -169,6 +176,9 @@ class _Tour:
         self._probe = self._stack.enter_context(probing(self.asked.output))
         yield locks(self._probe)
         yield room_verdict(Room.at(self.asked.output))
+        if self.asked.storage is not None:
+            check_store(self.asked.storage, key="executor.storage")
+            yield ok(f"{self.asked.storage} is written, read and deleted in")
 
     def _join(self) -> Iterator[Verdict]:
         address = self.asked.address
@@ -228,10 +238,18 @@ def _graphics(place: Place, *, wanted: bool) -> Verdict:
     return graphics_verdict(found, wanted=wanted, offered=place.node.offers.get("GPU", 0.0))
 
 
-def _server_clock(store: Store) -> Iterator[Verdict]:
+def _server_clock(store: TrackingStore) -> Iterator[Verdict]:
     offset = store.offset()
     if offset is not None:
         yield clock_verdict(offset, "the tracking server's")
+
+
+def _saving(place: There, storage: Store) -> Iterator[Verdict]:
+    """The node reads what the driver has written where trials save, and writes there."""
+    with storage.trace() as (name, data):
+        reason = place.ask(look, storage, name, data)
+    refuse_blind({place.name: reason} if reason else {}, storage)
+    yield ok(f"{storage} is the driver's, and can be written")
 
 
 def _meeting(place: There, probe: Probe) -> Iterator[Verdict]:

@@ -48,7 +48,7 @@ FILE = "doctor.txt"
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class TrackingStore:
     """A tracking store, and the experiment to which a sweep's runs would go."""
 
     uri: str
@@ -208,7 +208,7 @@ def _version(uri: str) -> Response:
     return found
 
 
-def _of_runs(store: Store) -> Iterator[Verdict]:
+def _of_runs(store: TrackingStore) -> Iterator[Verdict]:
     """Make a run where a sweep's would be, log to it, and delete it.
 
     Where there is no such experiment it is made in another one, which is deleted, too: a deleted
@@ -231,7 +231,7 @@ def _of_runs(store: Store) -> Iterator[Verdict]:
 
 
 @contextmanager
-def _taking(store: Store) -> Iterator[None]:
+def _taking(store: TrackingStore) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
@@ -242,7 +242,7 @@ def _taking(store: Store) -> Iterator[None]:
         ) from error
 
 
-def _of_artifacts(store: Store, client: MlflowClient, run: Run) -> Iterator[Verdict]:
+def _of_artifacts(store: TrackingStore, client: MlflowClient, run: Run) -> Iterator[Verdict]:
     """Keep a file with a run, read it back, and delete it."""
     place, word = str(run.info.artifact_uri), secrets.token_hex(8)
     local = urlsplit(place).scheme in ("", "file")

@@ -1,5 +1,7 @@
 """Whether the nodes of a cluster see the place where trials save."""
 
+from collections.abc import Mapping
+
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.executors.cluster import on_nodes
 from autoprune.orchestration.executors.resources import Demand
@@ -13,13 +15,17 @@ def blind_nodes(place: Store, demand: Demand) -> dict[str, str]:
     where this process itself cannot write there.
     """
     with place.trace() as (name, data):
-        answers = on_nodes(_look, place, name, data, among=lambda node: demand.fits(node) > 0)
+        answers = on_nodes(look, place, name, data, among=lambda node: demand.fits(node) > 0)
         return {node: reason for node, reason in answers if reason}
 
 
 def check_seen(place: Store, demand: Demand) -> None:
     """Raise AutopruneError, with the remedy, where there is a node of those."""
-    blind = blind_nodes(place, demand)
+    refuse_blind(blind_nodes(place, demand), place)
+
+
+def refuse_blind(blind: Mapping[str, str], place: Store) -> None:
+    """Raise AutopruneError, with the remedy, where `look` has a reason for a node."""
     if not blind:
         return
     told = "; ".join(f"node {node} {reason}" for node, reason in blind.items())
@@ -33,8 +39,11 @@ def check_seen(place: Store, demand: Demand) -> None:
     raise AutopruneError(f"trials save at {place}, and {told}; {remedy}")
 
 
-def _look(place: Store, name: str, data: bytes) -> str:
-    """What keeps the node that this runs on from saving there; empty where nothing does."""
+def look(place: Store, name: str, data: bytes) -> str:
+    """What keeps the node that this runs on from saving at a place; empty where nothing does.
+
+    `name` and `data` are of the driver's trace there.
+    """
     try:
         if place.read(name) != data:
             return "does not see there what this process writes there"
