@@ -31,12 +31,14 @@ from ray import tune
 from rich.console import Console
 
 from autoprune.orchestration.executors import tune as executor
-from autoprune.orchestration.files import NetworksWatcher, ReportsWatcher
+from autoprune.orchestration.files import ReportsWatcher
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.record import Told, read_journal
 from autoprune.orchestration.reports.console import WIDE, ConsoleWatcher
+from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher
 from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
@@ -81,7 +83,7 @@ def sweep(trials: int, folder: Path, *, silent: bool = False) -> Figures:
             budget=Budget(trials=trials),
             watchers=[
                 tracker,
-                NetworksWatcher(folder),
+                NetworksWatcher(folder, InFolder(folder)),
                 ReportsWatcher(folder, run_ids=lambda: tracker.run_ids),
                 OptunaWatcher(folder, run_ids=lambda: tracker.run_ids),
                 ConsoleWatcher(Console(file=log, width=WIDE)),
@@ -90,7 +92,7 @@ def sweep(trials: int, folder: Path, *, silent: bool = False) -> Figures:
         slots = executor.TuneExecutor(wanted_slots=SLOTS)
         with slots.kept(), search.watched():
             before_mb, start, cpu_s = memory_mb(), time.perf_counter(), time.process_time()
-            slots.run(search, EmptyContext(problem, silent=silent), folder, interrupt=Interrupt())
+            slots.run(search, EmptyContext(problem, silent=silent), InFolder(folder), interrupt=Interrupt())
             end, behind = time.perf_counter(), tracker.behind
         cpu_s = time.process_time() - cpu_s
         drained = time.perf_counter()

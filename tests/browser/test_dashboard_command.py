@@ -100,6 +100,7 @@ def opens_the_run(address: str, sweep_id: str) -> None:
 
 
 @needs_chromium
+@pytest.mark.slow  # a sweep, a server and a browser
 def test_the_address_opens_the_sweep_and_ctrl_c_ends_all(
     output: Path, started: Dashboard, tmp_path: Path
 ) -> None:

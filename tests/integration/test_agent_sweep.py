@@ -47,6 +47,7 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+@pytest.mark.slow  # a sweep of an agent, killed and resumed
 def test_a_killed_agent_goes_on_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def learnt(scene: Scene) -> bool:
         return any(int(s.name) >= 4 for s in saved_states(scene.folder / STATES_FOLDER))

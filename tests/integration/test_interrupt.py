@@ -59,7 +59,7 @@ def in_recovery(folder: Path) -> bool:
     ("executor", "policy", "ask_to_stop"),
     [
         ("executor=inline", "finish", ctrl_c),
-        ("executor.slots=2", "finish", ctrl_c),
+        pytest.param("executor.slots=2", "finish", ctrl_c, marks=pytest.mark.slow),
         pytest.param("executor.slots=2", "give_up", ctrl_c, marks=pytest.mark.slow),
         pytest.param("executor.slots=2", "finish", terminate, marks=pytest.mark.slow),
     ],

@@ -71,6 +71,7 @@ def test_a_trial_that_hangs_is_ended_by_its_worker(tmp_path):
     assert "budget.trial_limit_s is 3" in hung.reason
 
 
+@pytest.mark.slow  # workers that start again and again
 def test_a_worker_that_is_killed_again_and_again_costs_its_trial_only(tmp_path):
     task = Faulty(tmp_path, [None, "kill"])
     asked = request(tmp_path / "out", task=task, budget=Budget(trials=5), executor=ray_slots(1))

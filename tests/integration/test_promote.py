@@ -211,6 +211,7 @@ def test_challenger_champion_previous_and_back(
     assert "m: version 1 is champion again, 3 is previous" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # three promotions
 def test_a_champion_that_wins_is_replaced_where_that_is_asked(
     shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +225,7 @@ def test_a_champion_that_wins_is_replaced_where_that_is_asked(
     assert "champion (as was asked; neither clearly faster" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # three promotions
 def test_a_model_in_the_store_that_is_not_the_proved_one_is_not_registered(
     shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:

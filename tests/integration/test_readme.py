@@ -121,6 +121,7 @@ def test_a_command_marked_to_run_does(line: str, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.runs and b.language == "python"])
+@pytest.mark.slow  # a sweep on Ray
 def test_a_snippet_marked_to_run_does(block: Block, project: Path) -> None:
     text = block.text
     for much, less in SMALLER.items():

@@ -15,7 +15,7 @@ from tests.simulation import Clock, simulated
     ("trials", "slots", "ladder"),
     [
         (2_000, 100, None),
-        (2_000, 100, Ladder((0, 2))),
+        pytest.param(2_000, 100, Ladder((0, 2)), marks=pytest.mark.slow),
         pytest.param(100_000, 1_000, Ladder((0, 2)), marks=pytest.mark.slow),
     ],
 )

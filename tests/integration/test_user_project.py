@@ -154,6 +154,7 @@ def front_of(folder: Path) -> dict[str, object]:
     return facts
 
 
+@pytest.mark.slow  # a sweep in two workers
 def test_a_sweep_over_ones_own_model_and_data_in_workers(command: Path, project: Path) -> None:
     words = ["--config-dir", "conf", "experiment=mine", "executor.slots=2", "model.width=8"]
     done = run(command, project, "sweep", *words)

@@ -15,11 +15,14 @@ class AwayError(Exception):
     pass
 
 
-def make_writer(*, alive: bool = False, refresh_s: float = 0.0, share: float = 0.5) -> Writer:
+def make_writer(
+    *, alive: bool = False, company_s: float = 0.0, refresh_s: float = 0.0, share: float = 0.5
+) -> Writer:
     def transient(error: Exception) -> bool:
         return isinstance(error, AwayError)
 
-    return Writer(Retry(transient, lambda: alive, first_s=0.001), refresh_s=refresh_s, share=share)
+    retry = Retry(transient, lambda: alive, first_s=0.001)
+    return Writer(retry, company_s=company_s, refresh_s=refresh_s, share=share)
 
 
 def test_writes_happen_in_order_and_a_failing_one_is_repeated() -> None:
@@ -65,7 +68,7 @@ def test_no_error_is_final_while_the_store_does_not_answer() -> None:
             raise error
         done.append("refused")
 
-    writer = Writer(Retry(lambda _: False, lambda: next(answers), first_s=0.001))
+    writer = Writer(Retry(lambda _: False, lambda: next(answers), first_s=0.001), company_s=0.0)
     writer.put("refused", refused)
     writer.put("next", lambda: done.append("next"))
     assert writer.close(30) == ()
@@ -156,6 +159,30 @@ def test_entries_of_one_key_that_wait_go_out_together_in_order() -> None:
     assert writer.close(30) == ()
     # what is under way takes no more; the others stand where the first of them did
     assert done == [("a", [0]), ("a", [1, 2, 3]), 1, ("b", [1, 2, 3]), 2, 3]
+
+
+def test_entries_wait_for_company_though_the_store_is_idle() -> None:
+    done: list[list[int]] = []
+    written = threading.Event()
+
+    def write(entries: Sequence[int]) -> None:
+        done.append([*entries])
+        written.set()
+
+    writer = make_writer(company_s=1.0)
+    for number in range(3):
+        writer.gather(f"a {number}", number, write, key="a")
+    assert written.wait(30)
+    assert done == [[0, 1, 2]]
+    assert writer.close(30) == ()
+
+
+def test_the_end_does_not_wait_for_company() -> None:
+    done: list[int] = []
+    writer = make_writer(company_s=3600.0)
+    writer.gather("a", 1, done.extend, key="a")
+    assert writer.close(30) == ()
+    assert done == [1]
 
 
 def test_an_entry_that_can_never_be_written_takes_no_other_with_it() -> None:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from autoprune.domain.errors import shown
@@ -22,11 +23,13 @@ Entry = TypeVar("Entry")
 class Job:
     """A write that may be repeated without harm, of the entries it takes and what they are called.
 
-    While it waits it may take more entries of its `key`.
+    While it waits, which it does until `due` (on the monotonic clock) at least, it may take more
+    entries of its `key`.
     """
 
     write: Callable[[Sequence[Any]], None]
     key: Hashable = None
+    due: float = 0.0
     entries: list[Any] = field(default_factory=list)
     whats: list[str] = field(default_factory=list)
 
@@ -34,7 +37,7 @@ class Job:
     def singly(self) -> "list[Job]":
         """A job for every entry."""
         parts = zip(self.entries, self.whats, strict=True)
-        return [Job(self.write, None, [entry], [what]) for entry, what in parts]
+        return [_alone(what, partial(self.write, [entry])) for entry, what in parts]
 
     def __str__(self) -> str:
         more = len(self.whats) - 1
@@ -61,13 +64,23 @@ class Writer:
     """Runs jobs one after the other in a daemon thread; `put` and `gather` never wait for a write.
 
     A write that cannot be made is put aside, for the others to go on, and tried `again` at the end.
+    Entries that are gathered wait for `company_s` seconds at least, since a request for several
+    costs a store little more than one for each of them.
     One job may be refreshed: of those handed to `refresh` only the latest is run, at most every
     `refresh_s` seconds and for no more than `share` of the time, and the last one always before
     the writer ends.
     """
 
-    def __init__(self, retry: Retry, *, refresh_s: float = 5.0, share: float = 0.02) -> None:
-        self._retry, self._refresh_s, self._share = retry, refresh_s, share
+    def __init__(
+        self,
+        retry: Retry,
+        *,
+        company_s: float = 1.0,
+        refresh_s: float = 5.0,
+        share: float = 0.02,
+    ) -> None:
+        self._retry, self._company_s = retry, company_s
+        self._refresh_s, self._share = refresh_s, share
         self._jobs: deque[Job] = deque()
         self._gathering: dict[Hashable, Job] = {}
         self._latest: Job | None = None
@@ -96,7 +109,8 @@ class Writer:
         with self._wake:
             job = self._gathering.get(key)
             if job is None:
-                job = self._gathering[key] = Job(write, key)
+                due = time.monotonic() + self._company_s
+                job = self._gathering[key] = Job(write, key, due)
                 self._jobs.append(job)
             job.entries.append(entry)
             job.whats.append(what)
@@ -164,15 +178,19 @@ class Writer:
         """The job to write now, still in its place; None when the writer is to end."""
         with self._wake:
             while not self._abandoned:
-                wait = self._due - time.monotonic()
-                if self._latest is not None and (wait <= 0 or (self._closing and not self._jobs)):
+                now, first = time.monotonic(), self._jobs[0] if self._jobs else None
+                if self._latest is not None and (
+                    self._due <= now or (self._closing and first is None)
+                ):
                     return self._latest
-                if self._jobs:
-                    self._gathering.pop(self._jobs[0].key, None)
-                    return self._jobs[0]
+                if first is not None and (first.due <= now or self._closing):
+                    self._gathering.pop(first.key, None)
+                    return first
                 if self._closing:
                     return None
-                self._wake.wait(None if self._latest is None else wait)
+                dues = [] if first is None else [first.due]
+                dues += [] if self._latest is None else [self._due]
+                self._wake.wait(min(dues) - now if dues else None)
             return None
 
     def _write(self, job: Job) -> Sequence[Job] | None:
@@ -217,4 +235,4 @@ class Writer:
 
 
 def _alone(what: str, write: Callable[[], None]) -> Job:
-    return Job(lambda _: write(), None, [None], [what])
+    return Job(lambda _: write(), entries=[None], whats=[what])
