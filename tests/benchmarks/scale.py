@@ -92,7 +92,8 @@ def sweep(trials: int, folder: Path, *, silent: bool = False) -> Figures:
         slots = executor.TuneExecutor(wanted_slots=SLOTS)
         with slots.kept(), search.watched():
             before_mb, start, cpu_s = memory_mb(), time.perf_counter(), time.process_time()
-            slots.run(search, EmptyContext(problem, silent=silent), InFolder(folder), interrupt=Interrupt())
+            context = EmptyContext(problem, silent=silent)
+            slots.run(search, context, InFolder(folder), interrupt=Interrupt())
             end, behind = time.perf_counter(), tracker.behind
         cpu_s = time.process_time() - cpu_s
         drained = time.perf_counter()
