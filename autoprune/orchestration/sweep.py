@@ -24,6 +24,7 @@ from autoprune.orchestration.record import Asked, Event, Lost, Told
 from autoprune.orchestration.view import SweepView
 
 SAME_FAILURES_TO_STOP = 3
+EARLY_LOSSES_TO_STOP = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class Watcher(Protocol):
 
 
 class SweepStoppedError(AutopruneError):
-    """The sweep gave up: several trials failed of one cause before any came through, or what they
-    found could not be saved.
+    """The sweep gave up: several trials failed of one cause before any came through, workers died
+    one after the other before they had told anything, or what trials found could not be saved.
     """
 
 
@@ -106,6 +107,7 @@ class Sweep:
         self._proposal: Proposal | None = None
         # failures of this session by cause, None once any trial of the sweep came through
         self._failed_first: Counter[Cause] | None = Counter()
+        self._early_losses = 0  # in a row: nothing was heard of any trial since the first of them
         self._replay()
 
     def _replay(self) -> None:
@@ -262,6 +264,7 @@ class Sweep:
         self, trial: Trial, stage: Stage, metrics: Mapping[str, float], *, epoch: int
     ) -> None:
         """Pass on what a stage or epoch of a running trial found."""
+        self._early_losses = 0
         for watcher in self.watchers:
             watcher.on_progress(trial, stage, metrics, epoch=epoch)
 
@@ -314,8 +317,21 @@ class Sweep:
         self._lost[trial.number, failure.cause] += 1
         del self._running[trial.number]
         self._pending.append(trial.number)
+        self._stop_if_workers_only_die(failure)
+
+    def _stop_if_workers_only_die(self, failure: Failure) -> None:
+        if failure.cause is not Cause.WORKER_LOST or failure.stage is not Stage.PRUNE:
+            return
+        self._early_losses += 1
+        if self._early_losses >= EARLY_LOSSES_TO_STOP:
+            raise SweepStoppedError(
+                f"{EARLY_LOSSES_TO_STOP} workers in a row died before their trials had told "
+                f"anything; the last one: {failure.reason}; look at what its node says of it "
+                "(`ray logs`), mend or remove the node, then resume the sweep"
+            )
 
     def _hear(self, observation: Observation) -> None:
+        self._early_losses = 0
         self._note(self.journal.append_told(observation))
         self._take(observation)
         self.proposals.tell(observation)

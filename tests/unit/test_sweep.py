@@ -27,7 +27,12 @@ from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.record import Asked
 from autoprune.orchestration.store import Store
-from autoprune.orchestration.sweep import Budget, Sweep, SweepStoppedError
+from autoprune.orchestration.sweep import (
+    EARLY_LOSSES_TO_STOP,
+    Budget,
+    Sweep,
+    SweepStoppedError,
+)
 from autoprune.orchestration.view import SweepView
 from autoprune.searchers.random import RandomSearcher
 from tests.sweeps import make_goal, make_space
@@ -400,6 +405,22 @@ class TestLosses:
             self.lose(sweep, trial)
             assert sweep.spent
             assert [o.outcome for o in sweep.view.observations] == [self.LOST]
+
+    def test_workers_that_do_nothing_but_die_stop_a_sweep(self, bench):
+        def lose(stage: Stage = Stage.PRUNE, cause: Cause = Cause.WORKER_LOST) -> None:
+            sweep.lost(Observation(take(sweep), Failure(stage, cause, "no libcuda")), again=None)
+
+        with bench.sweep(Budget(trials=2)) as sweep:
+            for _ in range(EARLY_LOSSES_TO_STOP - 1):
+                lose()
+            sweep.progress(take(sweep), Stage.PRUNE, {}, epoch=0)
+            for _ in range(EARLY_LOSSES_TO_STOP):
+                lose(Stage.MEASURE)
+                lose(cause=Cause.PREEMPTED)
+            for _ in range(EARLY_LOSSES_TO_STOP - 1):
+                lose()
+            with pytest.raises(SweepStoppedError, match=r"20 workers in a row .* no libcuda; look"):
+                lose()
 
     def test_losses_to_each_cause_are_counted_by_themselves(self, bench):
         with bench.sweep(Budget(trials=1)) as sweep:
