@@ -27,6 +27,9 @@ STRANGER_S = 40.0
 
 REQUEST_S = 10.0
 
+LOGIN_FILE = "~/.mlflow/credentials"
+"""Where MLflow's client looks for its login."""
+
 
 def ray_verdicts() -> Iterator[Verdict]:
     """Whether the cluster that this process is in refuses who has no token, and ours is kept safe.
@@ -97,17 +100,6 @@ def exposed(file: Path) -> bool:
     )
 
 
-def credentials_file() -> Path:
-    """Where MLflow's client looks for its login."""
-    return Path("~/.mlflow/credentials").expanduser()
-
-
-def has_login() -> bool:
-    """Whether MLflow's client would send a password or a token."""
-    found = read_mlflow_creds()
-    return bool(found.password or os.environ.get("MLFLOW_TRACKING_TOKEN"))
-
-
 def server_verdicts(uri: str) -> Iterator[Verdict]:
     """Whether an MLflow server refuses whoever has no login, and how safe ours is.
 
@@ -117,11 +109,12 @@ def server_verdicts(uri: str) -> Iterator[Verdict]:
     beyond = beyond_loopback(addresses_of(parts.hostname or ""))
     if "@" in parts.netloc:
         yield warning(
-            f"tracking.uri {shown(uri)} holds a login, and journals keep it as it is",
-            "take it out of tracking.uri, and put it into ~/.mlflow/credentials or "
+            f"tracking.uri {shown(uri)} holds a login: what is typed is seen in the list of "
+            "processes, and a resume has to be given it again, since no journal keeps it",
+            f"take it out of tracking.uri, and put it into {LOGIN_FILE} or "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
-    yield from secret_verdicts(Path("~/.mlflow/credentials").expanduser(), "MLflow's login")
+    yield from secret_verdicts(Path(LOGIN_FILE).expanduser(), "MLflow's login")
     if parts.scheme == "http" and beyond and _has_login():
         yield warning(
             f"the login goes to {shown(uri)} unencrypted",
@@ -176,6 +169,7 @@ def beyond_loopback(addresses: Sequence[str]) -> bool:
 
 
 def _has_login() -> bool:
+    """Whether MLflow's client would send a password or a token."""
     found = read_mlflow_creds()
     return bool(found.password or os.environ.get("MLFLOW_TRACKING_TOKEN"))
 
