@@ -12,7 +12,8 @@ from autoprune.cli.sweeps import answer
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, run_contest
 from autoprune.orchestration.contest.records import Contest, Origin, find_contest
-from autoprune.orchestration.folders import output_word, replace_text
+from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.folders import output_word
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.reports.contest import entry_line, standings_table
 from autoprune.orchestration.reports.contest_page import contest_html

@@ -11,10 +11,11 @@ from autoprune.orchestration.baseline import MODEL_URI_SCHEMES
 from autoprune.orchestration.comparison.compare import compare
 from autoprune.orchestration.comparison.networks import NAMEABLE, sweep_of
 from autoprune.orchestration.comparison.records import Comparison
-from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder, view_of
+from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.promotion.selection import Selection, choose
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.reports.comparison import ComparisonDrawing
+from autoprune.orchestration.view import view_of
 from autoprune.settings.measure import MeasureCommand, build_comparison
 
 

@@ -24,8 +24,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import Snapshot
-from autoprune.orchestration.durable import sync
-from autoprune.orchestration.folders import replace_folder
+from autoprune.orchestration.durable import replace_folder, sync
 from autoprune.orchestration.untrusted import (
     MIB,
     UntrustedError,

@@ -11,11 +11,11 @@ from mlflow.exceptions import MlflowException
 from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
-from autoprune.orchestration.files import ReportsWatcher
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
 from autoprune.orchestration.journal import check_free
 from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.profiling import PointReport, with_profile
+from autoprune.orchestration.reports.files import ReportsWatcher
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import (
     Prepared,

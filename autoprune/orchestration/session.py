@@ -32,7 +32,6 @@ from autoprune.orchestration.folders import (
     make_folder,
     new_id,
     output_word,
-    view_of,
 )
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
@@ -42,7 +41,7 @@ from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.store import check_store
 from autoprune.orchestration.sweep import Sweep, Watcher
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.view import SweepView, view_of
 from autoprune.pruning.accuracy import evaluate
 from autoprune.searchers.named import build_searcher
 from autoprune.searchers.uniform import UniformSearcher

@@ -23,7 +23,8 @@ from autoprune.orchestration.artifacts import (
     read_snapshot,
     save_snapshot,
 )
-from autoprune.orchestration.folders import replace_folder, trial_folder
+from autoprune.orchestration.durable import replace_folder
+from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.store import Store, StoreError
 
 

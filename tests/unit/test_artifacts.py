@@ -17,7 +17,7 @@ from autoprune.orchestration.artifacts import (
     read_outputs,
     save_snapshot,
 )
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import prepare
 from autoprune.pruning.recover import FitPlan, fit

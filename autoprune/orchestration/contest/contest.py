@@ -17,6 +17,7 @@ from autoprune.orchestration.contest.records import (
     Origin,
     read_contest,
 )
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.folders import (
     JOURNAL_FILE,
     PROFILE_FILE,
@@ -24,7 +25,6 @@ from autoprune.orchestration.folders import (
     held,
     make_folder,
     new_id,
-    replace_text,
 )
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.networks import NetworksWatcher

@@ -11,7 +11,7 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.standings import Course, Moment, Standings, standings_of
 from autoprune.domain.trial import Measurement, Observation
-from autoprune.orchestration.folders import write_private
+from autoprune.orchestration.durable import write_private
 from autoprune.orchestration.record import Record, Told
 from autoprune.orchestration.untrusted import MIB, UntrustedError, read_json
 

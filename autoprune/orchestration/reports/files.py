@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoprune.domain.trial import Observation, Stage, Trial
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import pareto_csv, pareto_json
 from autoprune.orchestration.view import SweepView
