@@ -19,7 +19,7 @@ def sync(path: Path) -> None:
 
 
 def replace_folder(place: Path, draft: Path) -> None:
-    """Rename a folder that is whole to its place; what stands there goes, also what comes meanwhile."""
+    """Rename a whole folder to its place; what stands there goes, and what comes meanwhile."""
     for left in reversed(range(TRIES)):
         shutil.rmtree(place, ignore_errors=True)
         try:

@@ -32,8 +32,6 @@ from autoprune.orchestration.record import (
     read_journal,
 )
 
-__all__ = ["Asked", "Event", "Journal", "JournalError", "Record", "Told", "read_journal"]
-
 
 class Journal:
     """A journal open for writing, by one process at a time.

@@ -11,7 +11,7 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.space import SearchSpace
 from autoprune.domain.trial import Observation
-from autoprune.orchestration.history import STATES, Snapshot, state_of
+from autoprune.orchestration.history import STATES, LastTold, state_of
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.record import JournalError, Lost, Record, last_told
 
@@ -61,7 +61,7 @@ class SweepView:
     def front(self) -> ParetoFront:
         """The Pareto front of the observations."""
         known = self.observations
-        return known.front if isinstance(known, Snapshot) else ParetoFront(self.goal, known)
+        return known.front if isinstance(known, LastTold) else ParetoFront(self.goal, known)
 
     @property
     def hypervolume(self) -> float:
@@ -71,7 +71,7 @@ class SweepView:
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """How many trials are in every state of `STATES`."""
-        if isinstance(self.observations, Snapshot):
+        if isinstance(self.observations, LastTold):
             return self.observations.counts
         found = Counter(map(state_of, self.observations))
         return {state: found[state] for state in STATES}
