@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.call import importable
 from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.executors.user_code import importable
 from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.orchestration.record import Record
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
