@@ -81,10 +81,16 @@ def _status(error: MlflowException) -> int:
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for every other store, and for one in memory."""
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(SQLITE) and path else None
+
+
 def missing_file(uri: str) -> Path | None:
     """The file of a sqlite store that does not exist yet; None for every other store."""
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    return Path(path) if uri.startswith(SQLITE) and path and not Path(path).exists() else None
+    file = sqlite_file(uri)
+    return None if file is None or file.exists() else file
 
 
 def check_existing(uri: str) -> None:
@@ -128,10 +134,8 @@ def artifact_root(uri: str) -> str | None:
 
     MLflow would otherwise take ./mlruns of whatever directory the process happens to be in.
     """
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    if not uri.startswith(SQLITE) or not path:
-        return None
-    return (Path(path).resolve().parent / "mlartifacts").as_uri()
+    file = sqlite_file(uri)
+    return None if file is None else (file.resolve().parent / "mlartifacts").as_uri()
 
 
 def check_in_place(uri: str, location: str) -> None:
@@ -203,9 +207,9 @@ def _knock(uri: str, scheme: str, timeout_s: float) -> None:
 
 def _connect(uri: str) -> None:
     """Open a database once; MLflow 3.17 would try ten times over more than a minute."""
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    if uri.startswith(SQLITE) and path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = sqlite_file(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         engine = sqlalchemy.create_engine(uri)
     except (ArgumentError, NoSuchModuleError) as error:
