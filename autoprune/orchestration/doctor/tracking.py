@@ -36,7 +36,7 @@ from autoprune.orchestration.tracking.connection import (
     short_requests,
     sqlite_file,
 )
-from autoprune.orchestration.tracking.runs import find_or_make_experiment
+from autoprune.orchestration.tracking.finding import find_or_make_experiment
 
 REQUEST_S = 10.0
 FILE = "doctor.txt"

@@ -24,7 +24,7 @@ from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import load_baseline
 from autoprune.orchestration.tracking.connection import answering, check_existing
 from autoprune.orchestration.tracking.entries import Entries, log_entries
-from autoprune.orchestration.tracking.runs import find_run
+from autoprune.orchestration.tracking.finding import find_run
 from autoprune.orchestration.tracking.serving import log_model, prove_ready
 from autoprune.orchestration.view import SweepView
 
