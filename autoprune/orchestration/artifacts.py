@@ -63,6 +63,8 @@ _DTYPES = {
     "C64": torch.complex64,
 }
 
+_RESTORE = "restore it from a copy, or name another"
+
 _MALFORMED = (
     *(OSError, struct.error, ValueError, TypeError, LookupError, AttributeError),
     *(RecursionError, RuntimeError),
@@ -232,7 +234,7 @@ def _sketched(facts: dict[str, Any]) -> torch.Tensor:
 
 
 def _no_safetensors(path: Path, error: Exception) -> AutopruneError:
-    return AutopruneError(f"{path} is not a safetensors file ({error})")
+    return AutopruneError(f"{path} is not a safetensors file ({error}); {_RESTORE}")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -262,7 +264,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     except UntrustedError:
         raise
     except ValueError as error:
-        raise AutopruneError(f"{path} is not valid JSON ({error})") from None
+        raise AutopruneError(f"{path} is not valid JSON ({error}); {_RESTORE}") from None
     if not isinstance(facts, dict) or "recipe" not in facts:
-        raise AutopruneError(f"{path} holds no recipe")
+        raise AutopruneError(f"{path} holds no recipe; {_RESTORE}")
     return facts

@@ -94,14 +94,10 @@ class Jobs:
         What the folder's ``.gitignore`` and ``.rayignore`` name stays here, and so do earlier
         sweeps. Where the job is to be stopped it gets `stop_s` seconds to end in good order.
         """
-        environment_variables = {
-            "RAY_JOB_STOP_WAIT_TIME_S": str(stop_s),
-            "COLUMNS": str(COLUMNS),
-        }
         runtime_env = {
             "working_dir": str(code),
             "excludes": [f"/{DEFAULT_OUTPUT}/"],
-            "env_vars": environment_variables,
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(stop_s), "COLUMNS": str(COLUMNS)},
         }
         with _asking(self.address):
             try:
@@ -128,8 +124,9 @@ class Jobs:
         for candidate in found:
             if candidate.id == job:
                 return candidate
-        there = ", ".join(candidate.id for candidate in found[-5:]) or "none"
-        raise AutopruneError(f"no job {job!r} at {self.address}; there are: {there}")
+        there = ", ".join(candidate.id for candidate in found[-5:])
+        remedy = f"the latest are {there}" if there else "`autoprune submit` sends one"
+        raise AutopruneError(f"no job {job!r} at {self.address}; {remedy}")
 
     def logs(self, job: Job) -> str:
         """What a job has printed."""

@@ -271,7 +271,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         run_contest(aims, folder=folder)
     with pytest.raises(ValueError, match=r"budget was .*; go on with what it began with"):
         run_contest(asked(tmp_path, budget=Budget(trials=2)), folder=folder)
-    with pytest.raises(ValueError, match=r"no contest 'x' in .*; there are: tiny-compare-"):
+    with pytest.raises(ValueError, match=r"no contest 'x' in .*; the latest are tiny-compare-"):
         find_contest(tmp_path, "x")
     (folder / "compare.json").write_text("{}")
     with pytest.raises(ValueError, match=r"compare.json is not as it was written"):

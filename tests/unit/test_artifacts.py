@@ -146,7 +146,7 @@ def test_weights_of_another_network_are_refused(ours, theirs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "holds no recipe"),
+        ("[]", "holds no recipe; restore it from a copy"),
         ('{"recipe": 3}', "recipe"),
         ('{"recipe": {}}', "recipe"),
         ("{", "not valid JSON"),
