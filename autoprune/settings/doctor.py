@@ -36,7 +36,7 @@ def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = 
         meter=measured,
         output=Path(config["output"]).resolve(),
         storage=storage,
-        store=None if tracking.uri is None else TrackingStore(tracking.uri, experiment),
+        tracking=None if tracking.uri is None else TrackingStore(tracking.uri, experiment),
         where=meter["where"],
         device=executor["device"],
     )
