@@ -11,8 +11,9 @@ from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.orchestration.record import Record
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
-from autoprune.settings.build import budget_config, build_request, default_uri, tracking_of
+from autoprune.settings.build import build_request, default_uri, tracking_of
 from autoprune.settings.compose import completed
+from autoprune.settings.parts import budget_config
 
 
 def config_of(folder: Path, record: Record) -> dict[str, Any]:
