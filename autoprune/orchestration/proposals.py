@@ -210,7 +210,7 @@ class Proposals:
             replace_folder(place, draft)
             for older in saved_states(states)[:-1]:
                 shutil.rmtree(older, ignore_errors=True)
-        except Exception as error:  # torch.save has a full disk as a RuntimeError
+        except Exception as error:  # torch.save (2.13) raises RuntimeError for a full disk
             self.fault = f"the searcher's state in {states} is not up to date ({first_line(error)})"
         else:
             self.fault = ""

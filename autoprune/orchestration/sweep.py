@@ -9,14 +9,7 @@ from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.ladder import Ladder, Rungs
-from autoprune.domain.trial import (
-    Cause,
-    Failure,
-    Observation,
-    Outcome,
-    Stage,
-    Trial,
-)
+from autoprune.domain.trial import Cause, Failure, Observation, Outcome, Stage, Trial
 from autoprune.orchestration.history import History
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposal, Proposals, ReplayError
@@ -24,6 +17,7 @@ from autoprune.orchestration.record import Asked, Event, Lost, Told
 from autoprune.orchestration.view import SweepView
 
 SAME_FAILURES_TO_STOP = 3
+"""So many trials that fail of one cause before any comes through end the sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +165,7 @@ class Sweep:
         return (self.journal.clock() if self._running else self._ended_at) - self._began_at
 
     def _note(self, event: Event) -> None:
-        """When it was that something happened last, and first."""
+        """Note that something happened: for how long the sweep has searched follows from it."""
         self._ended_at = event.at
         if self._began_at is None:
             self._began_at = event.at
@@ -180,6 +174,11 @@ class Sweep:
     def running(self) -> Mapping[int, Trial]:
         """The trials that are under way, by number."""
         return self._running
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sweep is over: the budget is used up, and nothing runs any more."""
+        return self.spent and not self._running
 
     @property
     def spent(self) -> bool:
@@ -356,7 +355,7 @@ class Sweep:
             self._finish(started)
 
     def _finish(self, watchers: Sequence[Watcher]) -> None:
-        view, complete = self.view, self.spent and not self._running
+        view, complete = self.view, self.complete
         with ExitStack() as calls:
             # last in, first out: they hear in the order they stand, whatever one of them raises
             for watcher in reversed(watchers):
