@@ -16,7 +16,8 @@ import pytest
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
 from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.record import MAX_LINE, Asked, JournalError, Told, read_journal
+from autoprune.orchestration.journal_line import MAX_LINE
+from autoprune.orchestration.record import Asked, JournalError, Told, read_journal
 
 HEADER = {"sweep_id": "digits-1", "seed": 3, "goal": {"reference": [0.9, 1.0]}}
 
