@@ -257,13 +257,11 @@ def private_folder(
     # lstat: another user could plant a link in the shared temporary directory.
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        # a folder that the user named may hold what is not ours
+        other = f"name {path / 'gate'}, which is made"
+        mend = f"remove it, or {remedy}" if folder is None else other
         raise AutopruneError(
             f"{whose}'s folder {path} must be a folder that only you can write; it has "
-            f"owner {found.st_uid} and mode {stat.filemode(found.st_mode)}; "
-            + (
-                f"remove it, or {remedy}"
-                if folder is None
-                else f"name {path / 'gate'}, which is made"
-            )
+            f"owner {found.st_uid} and mode {stat.filemode(found.st_mode)}; {mend}"
         )
     return path

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import fsspec
@@ -76,11 +76,9 @@ class Store:
             except FileNotFoundError:
                 # where folders are more than a part of the name; never the store's own, for that
                 # may be a bucket
-                *folders, _ = name.split("/")
-                for depth in range(len(folders)):
+                for folder in reversed(PurePosixPath(name).parents[:-1]):
                     with suppress(FileExistsError):
-                        folder = "/".join([root, *folders[: depth + 1]])
-                        files.mkdir(folder, create_parents=False)
+                        files.mkdir(f"{root}/{folder}", create_parents=False)
                 files.put_file(str(file), f"{root}/{name}")
 
     def get(self, name: str, file: Path) -> bool:

@@ -21,6 +21,7 @@ from autoprune.orchestration.tracking.connection import (
     transient,
 )
 from autoprune.orchestration.tracking.entries import Entries, now_ms
+from autoprune.orchestration.tracking.finding import run_page
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.tracking.runs import SweepRuns
 from autoprune.orchestration.tracking.writer import Retry, Writer
@@ -72,9 +73,9 @@ class MlflowTracker:
 
     @property
     def page(self) -> str:
-        """The path of the sweep's run on an MLflow server's page: ``#/experiments/...``."""
+        """The path of the sweep's run on an MLflow server's page."""
         runs, _ = self._opened
-        return f"#/experiments/{runs.experiment_id}/runs/{runs.parent}"
+        return run_page(runs.experiment_id, runs.parent)
 
     @property
     def unwritten(self) -> tuple[str, ...]:
