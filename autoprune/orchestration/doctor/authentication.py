@@ -32,7 +32,7 @@ LOGIN_FILE = "~/.mlflow/credentials"
 
 
 def ray_verdicts() -> Iterator[Verdict]:
-    """Whether the cluster that this process is in refuses who has no token, and ours is kept safe.
+    """Whether this process's cluster refuses whoever has no token, and ours is kept safe.
 
     A process without one asks the cluster for its state.
     """
@@ -55,13 +55,13 @@ def stranger_verdict(address: str, code: int | None, said: str) -> Verdict:
     """What became of `STRANGER` without a token; None where it came to no end."""
     if code == 0:
         return warning(
-            f"the Ray cluster at {address} lets in who has no token: whoever reaches its ports "
+            f"the Ray cluster at {address} lets in whoever has no token: whoever reaches its ports "
             "runs code on every node",
             "run `ray get-auth-token --generate`, and start Ray on every node with that token and "
             "RAY_AUTH_MODE=token",
         )
     if "nauthenticated" in said or "uthentication" in said:
-        return ok(f"the Ray cluster at {address} refuses who has no token")
+        return ok(f"the Ray cluster at {address} refuses whoever has no token")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return warning(
         f"whether {address} asks for a token could not be found out ({(lines or ['no word'])[-1]})",
@@ -137,7 +137,7 @@ def anonymous_verdict(uri: str, status: int, *, beyond: bool) -> Verdict:
     A page that asks for a login is often elsewhere; MLflow itself finds fault with the request.
     """
     if status in (401, 403) or 300 <= status < 400:
-        return ok(f"{shown(uri)} refuses who has no login")
+        return ok(f"{shown(uri)} refuses whoever has no login")
     if status not in (200, 400):
         return warning(
             f"whether {shown(uri)} asks for a login could not be found out (HTTP {status})",

@@ -46,7 +46,7 @@ def look(place: Store, name: str, data: bytes) -> str:
     """
     try:
         if place.read(name) != data:
-            return "does not see there what this process writes there"
+            return "does not see what this process writes there"
         place.check()
     except StoreError as error:
         return str(error)
