@@ -22,24 +22,27 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "m
 SQLITE = "sqlite:///"
 ADDRESS = "MLFLOW_TRACKING_URI"
 
+REACH_S = 5.0
+"""How long a store may take to answer at all."""
 
-def check(uri: str, *, timeout_s: float = 5.0) -> None:
+
+def check(uri: str) -> None:
     """Make sure that an MLflow store answers at `uri`; creates a database's tables.
 
     Tables are created here, in the one process that will write, because MLflow 3.17 fails where
-    several processes open a fresh sqlite file. Raises AutopruneError within a few `timeout_s`.
+    several processes open a fresh sqlite file. Raises AutopruneError within a few `REACH_S`.
     """
-    check_reached(uri, timeout_s=timeout_s)
+    check_reached(uri)
     # MLflow 3.17 tells at INFO of every table it makes
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    with _reaching(uri), short_requests(timeout_s):
+    with _reaching(uri), short_requests(REACH_S):
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
-def check_reached(uri: str, *, timeout_s: float = 5.0) -> None:
+def check_reached(uri: str) -> None:
     """Make sure that there is somebody at `uri`, or a database; no table of one is touched.
 
-    Raises AutopruneError within a few `timeout_s`.
+    Raises AutopruneError within a few `REACH_S`.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*DEFAULT_PORTS, "sqlite", "databricks"):
@@ -54,7 +57,7 @@ def check_reached(uri: str, *, timeout_s: float = 5.0) -> None:
         )
     with _reaching(uri):
         if scheme in DEFAULT_PORTS:
-            _knock(uri, scheme, timeout_s)
+            _knock(uri, scheme)
         if scheme not in ("http", "https", "databricks"):
             _connect(uri)
 
@@ -197,12 +200,12 @@ def short_requests(timeout_s: float) -> Iterator[None]:
         yield
 
 
-def _knock(uri: str, scheme: str, timeout_s: float) -> None:
+def _knock(uri: str, scheme: str) -> None:
     """Open and close a connection to the server's port; database drivers wait for minutes."""
     parts = urlsplit(uri)
     if parts.hostname:
         port = parts.port or DEFAULT_PORTS[scheme]
-        socket.create_connection((parts.hostname, port), timeout=timeout_s).close()
+        socket.create_connection((parts.hostname, port), timeout=REACH_S).close()
 
 
 def _connect(uri: str) -> None:
