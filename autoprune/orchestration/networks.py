@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoprune.domain.errors import first_line
 from autoprune.domain.pareto import ParetoFront
-from autoprune.domain.trial import Failure, Observation, Stage, Trial
+from autoprune.domain.trial import Measurement, Observation, Stage, Trial
 from autoprune.orchestration.artifacts import MODEL_FOLDER, RECIPE_FILE
 from autoprune.orchestration.background import Background
 from autoprune.orchestration.folders import trial_folder
@@ -139,11 +139,8 @@ class NetworksWatcher:
 
 def _came_through(observation: Observation) -> bool:
     """Whether a trial has a network to keep: one that failed, or was stopped early, has none."""
-    match observation.outcome:
-        case Failure():
-            return False
-        case measurement:
-            return measurement.stopped_by is None
+    outcome = observation.outcome
+    return isinstance(outcome, Measurement) and outcome.complete
 
 
 def at_home(folder: Path, number: int) -> bool:

@@ -34,6 +34,7 @@ _LASTING = (
     ValueError,
 )
 _FULL = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
+"""What would happen again at the next attempt: these errors, and those that say no room."""
 
 
 class StoreError(AutopruneError):

@@ -24,6 +24,8 @@ MAX_JSON = 64 * MIB
 
 MAX_ENTRIES = 200_000
 MAX_DIRECTORY = 64 * MIB
+"""Of an archive: how many records it lists, and in how many bytes."""
+
 MAX_RECORD = 256 * MIB
 """Of the records of an archive that are no tensors: graphs and layouts."""
 

@@ -90,7 +90,10 @@ def check_address(address: str | None) -> None:
 
 
 def answers(address: str | None) -> bool:
-    """Whether somebody listens at a host and port. Raises OSError where nobody does."""
+    """True where somebody listens at a host and port; False for an address of another form.
+
+    Raises OSError where nobody listens.
+    """
     host, separator, port = (address or "").rpartition(":")
     if not separator or not port.isdigit() or "/" in host:
         return False  # ``auto`` and Ray's other ways to say it

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Failure, Observation, Trial
+from autoprune.domain.trial import Failure, Measurement, Observation, Trial
 from autoprune.orchestration.history import History, state_of
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import (
@@ -156,9 +156,10 @@ class SweepRuns:
             case Failure(stage=stage, cause=cause, reason=reason):
                 tags |= {"failure.stage": str(stage), "failure.cause": str(cause)}
                 tags["failure.reason"] = reason[:REASON_LENGTH]
-            case measurement:
-                metrics |= {f"seconds/{s}": value for s, value in measurement.seconds.items()}
-                tags |= {"stopped_by": s} if (s := measurement.stopped_by) else {}
+            case Measurement(seconds=seconds, stopped_by=broken):
+                metrics |= {f"seconds/{stage}": value for stage, value in seconds.items()}
+                if broken is not None:
+                    tags["stopped_by"] = broken
         return Entries(metrics, tags=tags, at_ms=self._ended_ms(observation))
 
     def retag(self, view: SweepView) -> None:
