@@ -329,7 +329,8 @@ class Sweep:
         if self._failed_first[outcome.cause] >= SAME_FAILURES_TO_STOP:
             raise SweepStoppedError(
                 f"{SAME_FAILURES_TO_STOP} trials failed ({outcome.cause}) and none came through; "
-                f"the last one in stage {outcome.stage}: {outcome.reason}"
+                f"the last one in stage {outcome.stage}: {outcome.reason}; mend that, then resume "
+                "the sweep"
             )
 
     @property
