@@ -15,7 +15,7 @@ import psutil
 import ray
 from ray._private import ray_constants
 
-from autoprune.measurement.quiet import private_folder
+from autoprune.measurement.private import private_folder
 from autoprune.orchestration.executors.ray_settings import OPTIONS
 
 
@@ -78,4 +78,4 @@ def _temp_dir() -> str | None:
     if "RAY_TMPDIR" in os.environ:
         return None
     remedy = "set RAY_TMPDIR, or TMPDIR, to a local folder that you alone can write"
-    return str(private_folder(whose="Ray on this machine", remedy=remedy) / "ray")
+    return str(private_folder(None, whose="Ray on this machine", remedy=remedy) / "ray")
