@@ -58,11 +58,6 @@ def find_run(client: MlflowClient, view: SweepView, number: int) -> str:
     return str(found[0].info.run_id)
 
 
-def run_page(experiment_id: str, run_id: str) -> str:
-    """The path of a run on an MLflow server's page: ``#/experiments/...``."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}"
-
-
 def find_sweep_run(client: MlflowClient, experiment: str, sweep_id: str) -> Run | None:
     """The parent run of a sweep, None where the store has none."""
     found = client.get_experiment_by_name(experiment)

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.tracking.connection import answering, check_existing
-from autoprune.orchestration.tracking.finding import find_sweep_run, run_page
+from autoprune.orchestration.tracking.finding import find_sweep_run
 
 HOST = "127.0.0.1"
 POLL_S = 0.2
@@ -24,7 +24,7 @@ PATIENCE_S = 5.0
 
 
 def sweep_page(uri: str, experiment: str, sweep_id: str) -> str:
-    """The path of a sweep's run on an MLflow server's page.
+    """The path of a sweep's run on an MLflow server's page: ``#/experiments/...``.
 
     Raises AutopruneError where the store does not answer or has no such run.
     """
@@ -36,7 +36,7 @@ def sweep_page(uri: str, experiment: str, sweep_id: str) -> str:
             f"sweep {sweep_id} is not in the MLflow store; it ran with tracking=none, or to "
             "another tracking.uri"
         )
-    return run_page(run.info.experiment_id, run.info.run_id)
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
 def without_login(uri: str) -> str:

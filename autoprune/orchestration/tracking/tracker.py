@@ -21,7 +21,6 @@ from autoprune.orchestration.tracking.connection import (
     transient,
 )
 from autoprune.orchestration.tracking.entries import Entries, now_ms
-from autoprune.orchestration.tracking.finding import run_page
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.tracking.runs import SweepRuns
 from autoprune.orchestration.tracking.writer import Retry, Writer
@@ -70,12 +69,6 @@ class MlflowTracker:
     def parent_run_id(self) -> str:
         """The sweep's run; known after `on_start`."""
         return self._opened[0].parent
-
-    @property
-    def page(self) -> str:
-        """The path of the sweep's run on an MLflow server's page."""
-        runs, _ = self._opened
-        return run_page(runs.experiment_id, runs.parent)
 
     @property
     def unwritten(self) -> tuple[str, ...]:
