@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import mlflow.server
 import pytest
 from mlflow import MlflowClient
 
