@@ -13,11 +13,11 @@ from autoprune.cli.again import config_of, request_of
 from autoprune.domain.trial import Failure, Observation
 from autoprune.evaluation import example_outputs
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load, read_outputs
-from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder, view_of
+from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.history import state_of
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.reports.pareto import metrics_of
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.view import SweepView, view_of
 from tests.tiny import told
 
 

@@ -5,14 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.call import importable
 from autoprune.domain.errors import AutopruneError
+from autoprune.orchestration.executors.user_code import importable
 from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.orchestration.record import Record
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
-from autoprune.settings.build import budget_config, build_request, default_uri, tracking_of
+from autoprune.settings.build import build_request, default_uri, tracking_of
 from autoprune.settings.compose import completed
+from autoprune.settings.parts import budget_config
 
 
 def config_of(folder: Path, record: Record) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What every command is handed, how it speaks, and the codes it ends with."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +64,6 @@ def broken_off(error: BaseException, again: str) -> int:
         return INTERRUPTED
     say(stderr(), [f"autoprune: {error}", f"autoprune: once that is mended, `{again}` goes on"])
     return BROKE_OFF
-
-
-def importable(places: Iterable[str]) -> None:
-    """Put folders of the user's modules before the import path."""
-    sys.path[:0] = [place for place in places if place not in sys.path]
 
 
 def stderr() -> Console:

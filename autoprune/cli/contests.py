@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off, importable, say, stderr
+from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off, say, stderr
 from autoprune.cli.sweeps import answer
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, run_contest
 from autoprune.orchestration.contest.records import Contest, Origin, find_contest
-from autoprune.orchestration.folders import output_word, replace_text
+from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.executors.user_code import importable
+from autoprune.orchestration.folders import output_word
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.reports.contest import entry_line, standings_table
 from autoprune.orchestration.reports.contest_page import contest_html

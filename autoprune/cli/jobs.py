@@ -10,7 +10,7 @@ from ray.job_submission import JobStatus
 
 from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.domain.errors import AutopruneError, shown
-from autoprune.orchestration.folders import check_name
+from autoprune.orchestration.folders import LATEST, check_name
 from autoprune.orchestration.jobs import Job, Jobs
 from autoprune.settings.compose import quoted
 from autoprune.settings.rules import POSITIVE, Faults, check_ranges
@@ -19,7 +19,10 @@ OWN_KEYS = ("executor.address", "resume", "stop_s")
 """The keys of `submit` that are not the sweep's in the job, where the cluster is at hand."""
 
 ENDS = {JobStatus.SUCCEEDED: DONE, JobStatus.STOPPED: INTERRUPTED, JobStatus.FAILED: BROKE_OFF}
+"""How autoprune itself ends where a job that it followed has ended."""
+
 TAIL = 10
+"""Lines of a job's log that its status shows."""
 
 
 def submit(call: Call) -> int:
@@ -41,7 +44,7 @@ def submit(call: Call) -> int:
         f"job       {job}",
         "",
         "It runs on the cluster, whether or not you stay. Next:",
-        *(f"  autoprune {command} {here}" for command in ("logs -f", "status", "stop")),
+        *(f"  autoprune {verb} {here}" for verb in ("logs -f", "status", "stop")),
     )
     return DONE
 
@@ -93,7 +96,7 @@ def status(call: Call) -> int:
 def _named(call: Call) -> tuple[Jobs, Job]:
     _check_address(call.config["executor"]["address"])
     jobs = Jobs(call.config["executor"]["address"])
-    return jobs, jobs.find(call.config["job"] or "latest")
+    return jobs, jobs.find(call.config["job"] or LATEST)
 
 
 def _ended(call: Call, job: Job) -> int:
@@ -119,6 +122,7 @@ def _sweep(call: Call) -> list[str]:
 
 
 def _resume(call: Call) -> list[str]:
+    """The command that the job runs to go on with a sweep, on the cluster that it began on."""
     own = {*OWN_KEYS, "output", "name"}
     others = sorted(k for k in call.given - own if not k.startswith("budget."))
     if others:

@@ -12,9 +12,10 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, importable, say, stderr
+from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
 from autoprune.domain.errors import AutopruneError, without_passwords
+from autoprune.orchestration.executors.user_code import importable
 from autoprune.orchestration.reports.console import stdout
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, plain, spelled_out

@@ -4,12 +4,12 @@ from mlflow import MlflowClient
 
 from autoprune.cli.again import config_of, request_of, uri_of
 from autoprune.cli.call import DONE, PROOF_FAILED, Call
-from autoprune.orchestration.folders import view_of
 from autoprune.orchestration.promotion import registry
 from autoprune.orchestration.promotion.promote import FinishedSweep, RefusedError
 from autoprune.orchestration.promotion.promote import promote as promote_member
 from autoprune.orchestration.promotion.selection import Selection, choose
 from autoprune.orchestration.tracking.connection import answering, check_existing
+from autoprune.orchestration.view import view_of
 
 
 def promote(call: Call) -> int:

@@ -3,10 +3,10 @@
 import json
 
 from autoprune.cli.call import DONE, Call
-from autoprune.orchestration.folders import view_of
 from autoprune.orchestration.record import Asked
 from autoprune.orchestration.reports.console import show_front
 from autoprune.orchestration.reports.pareto import pareto_json
+from autoprune.orchestration.view import view_of
 
 
 def status(call: Call) -> int:

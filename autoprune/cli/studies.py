@@ -5,7 +5,8 @@ from functools import cache
 
 from autoprune.cli.call import DONE, Call
 from autoprune.domain.errors import FaultsError
-from autoprune.orchestration.folders import check_writable, make_folder, new_id, replace_text
+from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.folders import check_writable, make_folder, new_id
 from autoprune.orchestration.reports.sparsity import notes, row_line, sparsity_json, sparsity_table
 from autoprune.orchestration.reports.sparsity_page import sparsity_html
 from autoprune.orchestration.studies.records import Kind, SparsityStudy

@@ -18,13 +18,12 @@ ENOUGH = 8
 GOOD_AGREEMENT = 0.5
 """A rung whose ranks agree less with those at the top predicts badly."""
 
-
 EXACT = 256
-"""Up to so many trials what is worked out of all of them is worked out anew with each."""
+"""Up to so many trials orders and correlations are worked out anew with each further trial."""
 
 SLACK = 1 / 16
-"""By how much they grow before that is done again where they are more: else a sweep of n trials
-would take n squared steps."""
+"""Of more trials than that they are worked out anew when their number has grown by this share:
+doing so with each would take a sweep of n trials n squared steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,8 @@ class Agreement:
 
 @dataclass(slots=True)
 class _Order:
-    """The best of the first `count` trials on a rung, best first, and their places.
+    """The best of the first `count` trials that came to a rung: their numbers, best first, and the
+    place of each in that order.
 
     None of the first `passed` of them waits any more.
     """

@@ -89,7 +89,7 @@ def point_of(goal: Goal, observation: Observation) -> tuple[float, ...] | None:
 
 
 class Points:
-    """Where trials stand, by number, so that any number of them is compared at once."""
+    """The objectives' values of trials by number, in one array: any choice is compared at once."""
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
@@ -128,15 +128,13 @@ class Points:
 def best_first(
     goal: Goal, outcomes: Mapping[int, Measurement], *, most: int | None = None
 ) -> list[int]:
-    """The numbers of trials, the best `most` of them first (None is all of them).
+    """The numbers of the best `most` trials (None is all of them), the best of them first.
 
-    The order of `outcomes` never matters.
-
-    Those that break constraints come last, the less broken before the more. The others come front
-    by front (non-dominated sorting: Deb et al. 2002, doi:10.1109/4235.996017), and within a front
-    so that any number of the first ones is spread over it: after the one that is best by the first
-    objective always the one farthest from those before (an epsilon net: Schmucker et al. 2021,
-    arXiv:2106.12639), in units of the front's extent.
+    The order of `outcomes` never matters. Those that break constraints come last, the less broken
+    before the more. The others come front by front (non-dominated sorting: Deb et al. 2002,
+    doi:10.1109/4235.996017), and within a front so that any number of the first ones is spread over
+    it: after the one that is best by the first objective always the one farthest from those before
+    (an epsilon net: Schmucker et al. 2021, arXiv:2106.12639), in units of the front's extent.
     """
     numbers = sorted(outcomes)
     most = len(numbers) if most is None else most
@@ -152,9 +150,8 @@ def best_first(
             members = np.flatnonzero(rank_N == rank)
             spread = _spread(goal, points_NM[members], most - len(ordered))
             ordered += [feasible[members[at]] for at in spread]
-    return [*ordered, *sorted((n for n in numbers if broken[n]), key=lambda n: (broken[n], n))][
-        :most
-    ]
+    infeasible = sorted((n for n in numbers if broken[n]), key=lambda n: (broken[n], n))
+    return [*ordered, *infeasible][:most]
 
 
 def _spread(goal: Goal, points_NM: NDArray[np.float64], most: int) -> list[int]:  # noqa: N803

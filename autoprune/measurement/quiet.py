@@ -22,8 +22,6 @@ measurement's `others`.
 
 import fcntl
 import os
-import stat
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -33,6 +31,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.measurement.private import place_of, private_folder
 
 _REMEDY = "set meter.gate_folder, or TMPDIR, to a local folder that you alone can write"
 
@@ -81,7 +80,7 @@ class QuietNode:
     @property
     def place(self) -> Path:
         """Where the lock files are on the node that this is asked on."""
-        return _place(self.folder)
+        return place_of(self.folder)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -216,7 +215,8 @@ def _entered(folder: Path | None) -> Iterator[_Locks]:
     locks = _THREAD.by_folder.get(folder)
     # A tidier of temporary directories removes files of an age, all of ours together
     if locks is None or (locks.room.removed() and not locks.inside):
-        locks = _THREAD.by_folder[folder] = _Locks(private_folder(folder))
+        own = private_folder(folder, whose="the quiet gate", remedy=_REMEDY)
+        locks = _THREAD.by_folder[folder] = _Locks(own)
     assert not locks.inside, "the quiet gate was entered again inside step() or measuring()"
     locks.inside = True
     try:
@@ -232,38 +232,3 @@ def _held(lock: _Lock, how: int) -> Iterator[None]:
         yield
     finally:
         lock.unlock()
-
-
-def _place(folder: Path | None) -> Path:
-    return folder or Path(tempfile.gettempdir()) / f"autoprune-{os.getuid()}"
-
-
-def private_folder(
-    folder: Path | None = None, *, whose: str = "the quiet gate", remedy: str = _REMEDY
-) -> Path:
-    """A folder that this user alone can write, made where it is not there.
-
-    None means ``autoprune-<user id>`` in the temporary directory. Raises AutopruneError, which says
-    `whose` it is to be, where it cannot be made or belongs to somebody else.
-    """
-    path = _place(folder)
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise AutopruneError(
-            f"{whose} needs a folder of its own, and {path} cannot be made "
-            f"({error.strerror}); {remedy}"
-        ) from error
-    # lstat: another user could plant a link in the shared temporary directory.
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise AutopruneError(
-            f"{whose}'s folder {path} must be a folder that only you can write; it has "
-            f"owner {found.st_uid} and mode {stat.filemode(found.st_mode)}; "
-            + (
-                f"remove it, or {remedy}"
-                if folder is None
-                else f"name {path / 'gate'}, which is made"
-            )
-        )
-    return path

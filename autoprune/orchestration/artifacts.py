@@ -24,8 +24,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import Snapshot
-from autoprune.orchestration.durable import sync
-from autoprune.orchestration.folders import replace_folder
+from autoprune.orchestration.durable import replace_folder, sync
 from autoprune.orchestration.untrusted import (
     MIB,
     UntrustedError,
@@ -63,6 +62,8 @@ _DTYPES = {
     "F64": torch.float64,
     "C64": torch.complex64,
 }
+
+_RESTORE = "restore it from a copy, or name another"
 
 _MALFORMED = (
     *(OSError, struct.error, ValueError, TypeError, LookupError, AttributeError),
@@ -233,7 +234,7 @@ def _sketched(facts: dict[str, Any]) -> torch.Tensor:
 
 
 def _no_safetensors(path: Path, error: Exception) -> AutopruneError:
-    return AutopruneError(f"{path} is not a safetensors file ({error})")
+    return AutopruneError(f"{path} is not a safetensors file ({error}); {_RESTORE}")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -263,7 +264,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     except UntrustedError:
         raise
     except ValueError as error:
-        raise AutopruneError(f"{path} is not valid JSON ({error})") from None
+        raise AutopruneError(f"{path} is not valid JSON ({error}); {_RESTORE}") from None
     if not isinstance(facts, dict) or "recipe" not in facts:
-        raise AutopruneError(f"{path} holds no recipe")
+        raise AutopruneError(f"{path} holds no recipe; {_RESTORE}")
     return facts

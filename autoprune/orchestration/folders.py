@@ -1,23 +1,15 @@
-"""The folders of sweeps: their names, finding one again, and the view that a journal tells."""
+"""The folders of sweeps: their names, making one, finding one again, keeping it to one process."""
 
-import errno
 import fcntl
-import os
 import secrets
-import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.objective import Goal
-from autoprune.domain.space import SearchSpace
-from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.record import JournalError, Lost, Record, last_told, read_header
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.record import read_header
 
 DEFAULT_OUTPUT = "outputs"
 JOURNAL_FILE = "journal.jsonl"
@@ -25,7 +17,6 @@ BASELINE_FILE = "baseline.safetensors"
 PROFILE_FILE = "profile.json"
 LATEST = "latest"
 LOCK_FILE = "lock"
-TRIES = 10
 
 
 def new_id(name: str) -> str:
@@ -129,65 +120,6 @@ def _created(journal: Path) -> str:
     """When a sweep was begun; one that was killed before its first line never was."""
     header = read_header(journal)
     return "" if header is None else str(header.get("created", ""))
-
-
-def view_of(record: Record | Journal) -> SweepView:
-    """A sweep as its journal tells it. Raises JournalError where its header does not."""
-    try:
-        return _view_of(record)
-    except AutopruneError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise JournalError(
-            f"the journal's header does not say what was searched ({error!r}); it was changed "
-            "after it was written: restore it from a copy, or start a new sweep"
-        ) from error
-
-
-def _view_of(record: Record | Journal) -> SweepView:
-    header, events = record.header, record.events
-    observations = tuple(last_told(events).values())
-    return SweepView(
-        sweep_id=header["sweep_id"],
-        experiment=header["experiment"],
-        goal=Goal.from_json(header["goal"]),
-        space=SearchSpace.from_json(header["space"]),
-        baseline=header["baseline"],
-        observations=observations,
-        trials=record.budget["trials"],
-        slots=header["slots"],
-        lost=Counter(str(event.failure.cause) for event in events if isinstance(event, Lost)),
-        search_s=events[-1].at - events[0].at if events else 0.0,
-        busy_s=sum(observation.seconds for observation in observations),
-        output=header["output"],
-        from_python=header["config"] is None,
-    )
-
-
-def replace_folder(place: Path, draft: Path) -> None:
-    """Put a folder that is whole in the place of another one beside it, or that comes meanwhile."""
-    for last in (False,) * (TRIES - 1) + (True,):
-        shutil.rmtree(place, ignore_errors=True)
-        try:
-            draft.rename(place)
-        except OSError as error:
-            if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            return
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old text or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    draft.replace(path)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a new file that nobody else may read."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
 
 
 def output_word(output: Path) -> str:

@@ -14,6 +14,9 @@ import cloudpickle
 
 from autoprune.domain.errors import AutopruneError
 
+LOOK_S = 0.2
+"""How often a process that is watched is looked at."""
+
 
 class FreshProcessError(AutopruneError):
     """The process ended without an answer; the message is its last words."""
@@ -35,7 +38,6 @@ def in_watched_process(
     *arguments: Any,
     watch: Callable[[], None],
     limit_s: float,
-    look_s: float = 0.2,
 ) -> Any:
     """`in_fresh_process`, ended where `watch` raises, which is called again and again meanwhile.
 
@@ -48,7 +50,7 @@ def in_watched_process(
             watch()
             if time.monotonic() > until:
                 raise FreshProcessError(f"it was not done after {limit_s:g} s")
-            time.sleep(look_s)
+            time.sleep(LOOK_S)
         watch()
 
     return _asked(function, arguments, (), wait=wait)

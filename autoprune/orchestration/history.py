@@ -25,7 +25,7 @@ def state_of(observation: Observation) -> str:
             return "failed"
 
 
-class Snapshot(Sequence[Observation]):
+class LastTold(Sequence[Observation]):
     """What was told last of every trial, in the order of arrival, as of one moment.
 
     How many there are, their `front` and the `counts` of their states are known at once; the
@@ -70,7 +70,7 @@ class Snapshot(Sequence[Observation]):
 class History:
     """Everything that was told of the trials of a sweep, in order; `now` is how they stand.
 
-    An outcome takes the time of its front, not of all outcomes before it.
+    To take in an outcome costs time with the size of the front, not with that of the sweep.
     """
 
     def __init__(self, goal: Goal) -> None:
@@ -127,15 +127,15 @@ class History:
     def behind(self, running: Collection[int]) -> Sequence[int]:
         """The numbers of the front that there would be without the trials that run.
 
-        It is as of the last change of the front: to work it out takes the time of all outcomes.
+        Worked out again only when the front has changed: it takes time with all outcomes there are.
         """
         if self._behind is None:
             self._behind = self._points.front(self._points.without(running))
         return self._behind
 
     @property
-    def now(self) -> Snapshot:
+    def now(self) -> LastTold:
         """How the trials stand at this moment."""
-        return Snapshot(
+        return LastTold(
             self._tellings, told=self.told, front=self._front, counts=dict(self._counts)
         )

@@ -19,7 +19,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.orchestration.environment import environment
-from autoprune.orchestration.executors.cluster import answers
+from autoprune.orchestration.executors.cluster import SAME_TOKEN, answers
 from autoprune.orchestration.folders import DEFAULT_OUTPUT, LATEST, new_id
 
 MARK = "autoprune"
@@ -94,16 +94,12 @@ class Jobs:
         What the folder's ``.gitignore`` and ``.rayignore`` name stays here, and so do earlier
         sweeps. Where the job is to be stopped it gets `stop_s` seconds to end in good order.
         """
-        environment_variables = {
-            "RAY_JOB_STOP_WAIT_TIME_S": str(stop_s),
-            "COLUMNS": str(COLUMNS),
-        }
         runtime_env = {
             "working_dir": str(code),
             "excludes": [f"/{DEFAULT_OUTPUT}/"],
-            "env_vars": environment_variables,
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(stop_s), "COLUMNS": str(COLUMNS)},
         }
-        with self._asking():
+        with _asking(self.address):
             try:
                 return self._client.submit_job(
                     # what is to be stopped is autoprune, not a shell around it
@@ -120,7 +116,7 @@ class Jobs:
 
     def find(self, job: str) -> Job:
         """A job of autoprune's by its id, or the latest. Raises AutopruneError for another."""
-        with self._asking():
+        with _asking(self.address):
             sent = [d for d in self._client.list_jobs() if MARK in (d.metadata or {})]
         found = sorted(map(Job.of, sent), key=lambda job: job.began or 0.0)
         if job == LATEST and found:
@@ -128,12 +124,13 @@ class Jobs:
         for candidate in found:
             if candidate.id == job:
                 return candidate
-        there = ", ".join(candidate.id for candidate in found[-5:]) or "none"
-        raise AutopruneError(f"no job {job!r} at {self.address}; there are: {there}")
+        there = ", ".join(candidate.id for candidate in found[-5:])
+        remedy = f"the latest are {there}" if there else "`autoprune submit` sends one"
+        raise AutopruneError(f"no job {job!r} at {self.address}; {remedy}")
 
     def logs(self, job: Job) -> str:
         """What a job has printed."""
-        with self._asking():
+        with _asking(self.address):
             return self._client.get_job_logs(job.id)
 
     def follow(self, job: Job) -> Iterator[str]:
@@ -142,25 +139,20 @@ class Jobs:
         async def following() -> str | None:
             return await anext(parts, None)
 
-        with asyncio.Runner() as runner, self._asking():
+        with asyncio.Runner() as runner, _asking(self.address):
             parts = self._client.tail_job_logs(job.id)
             while (part := runner.run(following())) is not None:
                 yield part
 
     def stop(self, job: Job, *, waiting: Callable[[Job], None] | None = None) -> Job:
         """Ask a job to end, and wait until it has; `waiting` hears of it once it is asked."""
-        with self._asking():
+        with _asking(self.address):
             self._client.stop_job(job.id)
         if waiting is not None:
             waiting(job)
         while not (job := self.find(job.id)).over:
             time.sleep(LOOK_S)
         return job
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        with _asking(self.address):
-            yield
 
 
 @contextmanager
@@ -170,8 +162,8 @@ def _asking(address: str | None) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise AutopruneError(
-            f"the Ray cluster at executor.address={address!r} does not let this process in; give "
-            "the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or ~/.ray/auth_token) here as there"
+            f"the Ray cluster at executor.address={address!r} does not let this process in; "
+            f"{SAME_TOKEN}"
         ) from error
     except (OSError, RuntimeError) as error:
         raise AutopruneError(

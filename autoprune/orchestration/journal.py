@@ -13,26 +13,21 @@ from typing import Any, Self
 
 from autoprune.domain.trial import Failure, Observation, Trial
 from autoprune.orchestration.durable import sync
+from autoprune.orchestration.journal_line import MAX_LINE, FaultError, decode, encode
 from autoprune.orchestration.record import (
     MAX_BYTES,
-    MAX_LINE,
     VERSION,
     Asked,
     Event,
-    FaultError,
     JournalError,
     Ledger,
     Lost,
     Record,
     Told,
     budget_of,
-    decode,
-    encode,
     facts_of,
     read_journal,
 )
-
-__all__ = ["Asked", "Event", "Journal", "JournalError", "Record", "Told", "read_journal"]
 
 
 class Journal:

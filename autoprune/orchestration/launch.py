@@ -11,11 +11,11 @@ from mlflow.exceptions import MlflowException
 from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
-from autoprune.orchestration.files import ReportsWatcher
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
 from autoprune.orchestration.journal import check_free
 from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.profiling import PointReport, with_profile
+from autoprune.orchestration.reports.files import ReportsWatcher
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import (
     Prepared,
@@ -81,13 +81,7 @@ def launch(
     leaves none.
     """
     listeners = listeners or Listeners()
-    check_writable(request.output)
-    if folder is not None:
-        # a sweep that is running, or damaged, is refused before anything is measured
-        check_free(folder / JOURNAL_FILE)
-    waits = check_places(request)
-    if tracking.uri is not None:
-        _check_without_making(tracking.uri)
+    waits = _tried(request, tracking, folder)
     prepared = prepare(request, report=listeners.on_epoch)
     prepared = replace(prepared, doubts=(*prepared.doubts, *waits))
     if tracking.uri is not None:
@@ -126,12 +120,20 @@ def launch(
     return Launched(result, tuple(line for line in [*lost, *result.doubts] if line))
 
 
-def _check_without_making(uri: str) -> None:
-    file = missing_file(uri)
-    if file is None:
-        check(uri)
-    else:
-        check_writable(file.parent)
+def _tried(request: SweepRequest, tracking: Tracking, folder: Path | None) -> Sequence[str]:
+    """What trials would wait for. Raises AutopruneError where the sweep could not run or save."""
+    check_writable(request.output)
+    if folder is not None:
+        # a sweep that is running, or damaged, is refused before anything is measured
+        check_free(folder / JOURNAL_FILE)
+    waits = check_places(request)
+    if tracking.uri is not None:
+        file = missing_file(tracking.uri)
+        if file is None:
+            check(tracking.uri)
+        else:
+            check_writable(file.parent)
+    return waits
 
 
 def _shown(config: Any) -> Any:

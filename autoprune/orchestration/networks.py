@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoprune.domain.errors import first_line
 from autoprune.domain.pareto import ParetoFront
-from autoprune.domain.trial import Failure, Observation, Stage, Trial
+from autoprune.domain.trial import Measurement, Observation, Stage, Trial
 from autoprune.orchestration.artifacts import MODEL_FOLDER, RECIPE_FILE
 from autoprune.orchestration.background import Background
 from autoprune.orchestration.folders import trial_folder
@@ -20,14 +20,14 @@ from autoprune.orchestration.view import SweepView
 class NetworksWatcher:
     """Brings home the networks of the front, and deletes those that left it, or never joined it.
 
-    A sweep of thousands of trials would otherwise fill the disk. A trial that waits on the ladder
-    keeps what it goes on from, until the sweep is over; where a larger budget then lets it climb
-    after all, it is begun anew. What waits may be worth less in the end, so that it drives nothing
-    off the front for good. With `keep_all` every network is brought home, and none deleted.
+    Home is the sweep's folder; a sweep of thousands of trials would fill its disk. With `keep_all`
+    every network is brought home, and none deleted. It happens in a thread behind the sweep's back;
+    what could not be brought home is tried again at the end, and then `fault` says so. When all is
+    home after the last trial, nothing of the sweep is left in the storage.
 
-    Home is the sweep's folder. All of it happens behind the sweep's back; what could not be brought
-    home is tried again in the end, and then `fault` says so. When all is home after the last trial,
-    nothing of the sweep is left in the storage.
+    A trial that waits on the ladder keeps what it goes on from until the sweep is over; where a
+    larger budget then lets it climb after all, it begins anew. What such a trial is worth may turn
+    out to be less, so members of the front are kept that it alone dominates.
     """
 
     def __init__(self, folder: Path, storage: Storage, *, keep_all: bool = False) -> None:
@@ -35,7 +35,7 @@ class NetworksWatcher:
         self._members: set[int] = set()
         self._waiting: set[int] = set()
         self._abroad: dict[int, str] = {}
-        self._reachable = True  # where the storage is not, one attempt each has to do
+        self._reachable = True  # once it is not, every network is tried once only
         self._litter: str | None = None
 
     @property
@@ -139,11 +139,8 @@ class NetworksWatcher:
 
 def _came_through(observation: Observation) -> bool:
     """Whether a trial has a network to keep: one that failed, or was stopped early, has none."""
-    match observation.outcome:
-        case Failure():
-            return False
-        case measurement:
-            return measurement.stopped_by is None
+    outcome = observation.outcome
+    return isinstance(outcome, Measurement) and outcome.complete
 
 
 def at_home(folder: Path, number: int) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.profile import Profile
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.untrusted import UntrustedError, read_json
 
 

@@ -18,13 +18,8 @@ from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
 from autoprune.evaluation import TrialContext, run_trial
-from autoprune.orchestration.folders import (
-    JOURNAL_FILE,
-    PROFILE_FILE,
-    check_writable,
-    held,
-    replace_text,
-)
+from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE, check_writable, held
 from autoprune.orchestration.profile_file import read_profile
 from autoprune.orchestration.record import last_told, read_journal
 from autoprune.orchestration.session import Prepared

@@ -17,6 +17,7 @@ from autoprune.domain.protocols import Learner, Searcher, Stateful, StepGuard
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Observation, Trial, trial_seed
 from autoprune.orchestration.background import Background
+from autoprune.orchestration.durable import replace_folder
 from autoprune.orchestration.record import Event, Told, as_searched
 from autoprune.searchers.novelty import nearest_unseen
 
@@ -206,11 +207,10 @@ class Proposals:
             last = None if self._last is None else self._last.to_json()
             counts = {"asked": self._asked, "told": told, "last": last}
             (draft / COUNTS_FILE).write_text(json.dumps(counts))
-            shutil.rmtree(place, ignore_errors=True)
-            draft.rename(place)
+            replace_folder(place, draft)
             for older in saved_states(states)[:-1]:
                 shutil.rmtree(older, ignore_errors=True)
-        except Exception as error:  # torch.save has a full disk as a RuntimeError
+        except Exception as error:  # torch.save (2.13) raises RuntimeError for a full disk
             self.fault = f"the searcher's state in {states} is not up to date ({first_line(error)})"
         else:
             self.fault = ""

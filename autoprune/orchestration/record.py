@@ -1,29 +1,26 @@
 """What a journal's lines say, and the rules they keep: reading needs no lock and changes nothing.
 
 The first line is the header, then come asks, tells and losses in the order they happened, and the
-budget wherever a resume changed it. Each line is one JSON object with the CRC-32 of the rest of
-it, so that a flipped bit inside a number is noticed too. A crash can only tear the last line: each
-one is written at the end of the file and synced before the next one starts: a line without its
-newline never counted. Anything else that is wrong is refused, by file and line.
+budget wherever a resume changed it. A crash can only tear the last line, since each one is written
+at the end of the file and synced before the next one starts; a line without its newline never
+counted. Anything else that is wrong is refused, by file and line.
 """
 
-import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Observation, Trial, latest
+from autoprune.orchestration.journal_line import MAX_LINE, FaultError, decode
 from autoprune.orchestration.untrusted import MIB, UntrustedError, opened, read_bytes
 
 VERSION = 1
-MAX_LINE, MAX_BYTES = 16 * MIB, 1024 * MIB
-"""Neither written nor read beyond: a trial takes some kilobytes, of a network of a thousand groups
-some tens of them.
-"""
+MAX_BYTES = 1024 * MIB
+"""Neither written nor read beyond, like `MAX_LINE`."""
 
 
 class JournalError(AutopruneError):
@@ -88,12 +85,8 @@ def read_journal(path: Path) -> Record:
     Raises JournalError for a file that is missing, has no header, or holds a line other than a
     torn last one that is not as it was written.
     """
-    try:
+    with _reading(path):
         data = read_bytes(path, most=MAX_BYTES)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except UntrustedError as error:
-        raise JournalError(str(error)) from error
     whole, newline, rest = data.rpartition(b"\n")
     lines = whole.split(b"\n") if newline else []
     if not lines:
@@ -131,13 +124,8 @@ def read_header(path: Path) -> Mapping[str, Any] | None:
 
     Raises JournalError like `read_journal`.
     """
-    try:
-        with opened(path, most=MAX_BYTES) as file:
-            line = file.readline(MAX_LINE + 1)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except UntrustedError as error:
-        raise JournalError(str(error)) from error
+    with _reading(path), opened(path, most=MAX_BYTES) as file:
+        line = file.readline(MAX_LINE + 1)
     if not line.endswith(b"\n") and len(line) <= MAX_LINE:
         return None
     try:
@@ -146,10 +134,16 @@ def read_header(path: Path) -> Mapping[str, Any] | None:
         raise _damaged(path, 1, fault) from fault
 
 
-def _unreadable(path: Path, error: OSError) -> JournalError:
-    return JournalError(
-        f"{path}: no journal can be read here ({error.strerror}); name a sweep that exists"
-    )
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(
+            f"{path}: no journal can be read here ({error.strerror}); name a sweep that exists"
+        ) from error
+    except UntrustedError as error:
+        raise JournalError(str(error)) from error
 
 
 def _damaged(path: Path, number: int, fault: Exception) -> JournalError:
@@ -178,10 +172,6 @@ def as_searched(events: Sequence[Event]) -> Iterator[Asked | Told]:
 def last_told(events: Iterable[Event]) -> dict[int, Observation]:
     """What was told last of every trial by its number, in the order of arrival."""
     return latest(event.observation for event in events if isinstance(event, Told))
-
-
-class FaultError(Exception):
-    """What is wrong with one line."""
 
 
 class Ledger:
@@ -237,39 +227,6 @@ class Ledger:
             case Lost(number=number):
                 self.losses[number] += 1
         self.events.append(event)
-
-
-_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-
-
-def encode(record: Mapping[str, Any]) -> bytes:
-    """One line, newline included, of plain JSON types with finite numbers."""
-    members = {name: f"{_JSON(name)}:{_JSON(value)}" for name, value in record.items()}
-    members["crc"] = f'"crc":"{zlib.crc32(_object(members)):08x}"'
-    return _object(members) + b"\n"
-
-
-def _object(members: Mapping[str, str]) -> bytes:
-    text = ",".join(members[name] for name in sorted(members))
-    return f"{{{text}}}".encode("ascii")
-
-
-def decode(line: bytes) -> dict[str, Any]:
-    """The record of a line, without its newline. Raises FaultError unless `encode` wrote it."""
-    if len(line) > MAX_LINE:
-        raise FaultError(f"it has more than {MAX_LINE} bytes")
-    try:
-        record = json.loads(line)
-        if not isinstance(record, dict):
-            raise FaultError("it is not a JSON object")
-        body = {key: value for key, value in record.items() if key != "crc"}
-        again = encode(body)
-    except (ValueError, RecursionError) as error:
-        raise FaultError(f"it is not JSON ({error})") from error
-    # Comparing the whole line also refuses what JSON reads as the same: spaces, repeated keys.
-    if again != line + b"\n":
-        raise FaultError("it does not agree with its checksum")
-    return body
 
 
 def facts_of(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -32,7 +32,6 @@ from autoprune.orchestration.folders import (
     make_folder,
     new_id,
     output_word,
-    view_of,
 )
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
@@ -42,7 +41,7 @@ from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.store import check_store
 from autoprune.orchestration.sweep import Sweep, Watcher
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.view import SweepView, view_of
 from autoprune.pruning.accuracy import evaluate
 from autoprune.searchers.named import build_searcher
 from autoprune.searchers.uniform import UniformSearcher
@@ -81,9 +80,9 @@ class SweepResult:
     """A sweep that ended: its folder, its last view, and whether the budget was used up.
 
     `lost` tells of a torn line that a resume cut off its journal, of a replay that came out
-    differently, and of what could not be saved;
-    `doubts` of what the sweep found that speaks against its own settings. `interrupted` tells
-    whether the user wanted it to end, whether or not it came to its own end then.
+    differently, and of what could not be saved; `doubts` of what the sweep found that speaks
+    against its own settings. `interrupted` tells whether the user wanted it to end, whether or not
+    it came to its own end then.
     """
 
     folder: Path
@@ -275,12 +274,11 @@ def _run(
     )
     with interrupt.listening(), sweep.watched():
         request.executor.run(sweep, context, request.storage_of(folder), interrupt=interrupt)
-    complete = sweep.spent and not sweep.running
     lost = tuple(filter(None, (journal.repaired, proposals.fault)))
     return SweepResult(
         folder,
         sweep.view,
-        complete,
+        sweep.complete,
         lost=lost,
         doubts=sweep.doubts,
         interrupted=interrupt.requested,

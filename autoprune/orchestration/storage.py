@@ -1,8 +1,9 @@
 """Where the trials of a sweep save, for any worker to go on from: in its folder, or in a store.
 
-A store need not rename, and what is written to it may be torn. There a snapshot is one file, new
-at every save, whose name tells its turn, what it is, and its SHA-256. A file that is not what its
-name says never counted; of the others the last one does, and only then those before it go.
+A store may be unable to rename, and what is written to it may be torn. So a snapshot there is one
+file, a new one at every save, whose name holds a running number, what it is, and its SHA-256. A
+file that does not match its name does not count; of the others the last one does. Those before it
+are deleted only once it is whole.
 """
 
 import hashlib
@@ -23,7 +24,8 @@ from autoprune.orchestration.artifacts import (
     read_snapshot,
     save_snapshot,
 )
-from autoprune.orchestration.folders import replace_folder, trial_folder
+from autoprune.orchestration.durable import replace_folder
+from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.store import Store, StoreError
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import fsspec
@@ -34,6 +34,7 @@ _LASTING = (
     ValueError,
 )
 _FULL = (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
+"""What would happen again at the next attempt: these errors, and those that say no room."""
 
 
 class StoreError(AutopruneError):
@@ -76,11 +77,9 @@ class Store:
             except FileNotFoundError:
                 # where folders are more than a part of the name; never the store's own, for that
                 # may be a bucket
-                *folders, _ = name.split("/")
-                for depth in range(len(folders)):
+                for folder in reversed(PurePosixPath(name).parents[:-1]):
                     with suppress(FileExistsError):
-                        folder = "/".join([root, *folders[: depth + 1]])
-                        files.mkdir(folder, create_parents=False)
+                        files.mkdir(f"{root}/{folder}", create_parents=False)
                 files.put_file(str(file), f"{root}/{name}")
 
     def get(self, name: str, file: Path) -> bool:

@@ -9,22 +9,13 @@ from typing import Protocol
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.ladder import Ladder, Rungs
-from autoprune.domain.trial import (
-    Cause,
-    Failure,
-    Observation,
-    Outcome,
-    Stage,
-    Trial,
-)
+from autoprune.domain.trial import Cause, Failure, Observation, Stage, Trial
 from autoprune.orchestration.history import History
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposal, Proposals, ReplayError
 from autoprune.orchestration.record import Asked, Event, Lost, Told
+from autoprune.orchestration.trouble import SweepStoppedError, Trouble
 from autoprune.orchestration.view import SweepView
-
-SAME_FAILURES_TO_STOP = 3
-EARLY_LOSSES_TO_STOP = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +61,6 @@ class Watcher(Protocol):
         ...
 
 
-class SweepStoppedError(AutopruneError):
-    """The sweep gave up: several trials failed of one cause before any came through, workers died
-    one after the other before they had told anything, or what trials found could not be saved.
-    """
-
-
 class Sweep:
     """Hands out trials and takes in observations; journals both before anyone else hears.
 
@@ -105,9 +90,7 @@ class Sweep:
         self._running: dict[int, Trial] = {}
         self._lost: Counter[tuple[int, Cause]] = Counter()
         self._proposal: Proposal | None = None
-        # failures of this session by cause, None once any trial of the sweep came through
-        self._failed_first: Counter[Cause] | None = Counter()
-        self._early_losses = 0  # in a row: nothing was heard of any trial since the first of them
+        self._trouble = Trouble()
         self._replay()
 
     def _replay(self) -> None:
@@ -123,6 +106,8 @@ class Sweep:
                     self._trials[trial.number] = trial
                 case Told(observation=observation):
                     self._take(observation)
+                    if not isinstance(observation.outcome, Failure):
+                        self._trouble.came_to(observation.outcome)
                 case Lost(number=number, failure=failure):
                     self._lost[number, failure.cause] += 1
         for number in self._trials:
@@ -136,8 +121,6 @@ class Sweep:
         self._history.take(observation)
         if self.rungs is not None:
             self.rungs.take(observation)
-        if not isinstance(observation.outcome, Failure):
-            self._failed_first = None
 
     @property
     def view(self) -> SweepView:
@@ -173,7 +156,7 @@ class Sweep:
         return (self.journal.clock() if self._running else self._ended_at) - self._began_at
 
     def _note(self, event: Event) -> None:
-        """When it was that something happened last, and first."""
+        """Note that something happened: for how long the sweep has searched follows from it."""
         self._ended_at = event.at
         if self._began_at is None:
             self._began_at = event.at
@@ -182,6 +165,11 @@ class Sweep:
     def running(self) -> Mapping[int, Trial]:
         """The trials that are under way, by number."""
         return self._running
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sweep is over: the budget is used up, and nothing runs any more."""
+        return self.spent and not self._running
 
     @property
     def spent(self) -> bool:
@@ -264,7 +252,7 @@ class Sweep:
         self, trial: Trial, stage: Stage, metrics: Mapping[str, float], *, epoch: int
     ) -> None:
         """Pass on what a stage or epoch of a running trial found."""
-        self._early_losses = 0
+        self._trouble.heard()
         for watcher in self.watchers:
             watcher.on_progress(trial, stage, metrics, epoch=epoch)
 
@@ -272,6 +260,7 @@ class Sweep:
         """Take in what a running trial is worth on a rung; whether it goes on, else it pauses."""
         assert self.rungs is not None, "without a ladder there are no rungs"
         number = worth.trial.number
+        self._trouble.came_to(worth.outcome)
         if self.rungs.knows(worth):  # it was let go on before, and was interrupted here
             return True
         self._hear(worth)
@@ -300,13 +289,14 @@ class Sweep:
             # it failed with nobody left to tell what it had spent on lower rungs
             observation = replace(observation, seconds=before.seconds)
         self._hear(observation)
-        self._stop_if_hopeless(observation.outcome)
+        self._trouble.came_to(outcome)
 
     def lost(self, observation: Observation, *, again: int | None) -> None:
         """Take in that a trial was lost with its worker, before it came to an outcome of its own.
 
         It is run again, from its last snapshot, unless it was lost `again` times to this cause
-        before (None is as often as it takes); then it has failed.
+        before (None is as often as it takes); then it has failed. Raises SweepStoppedError where
+        workers do nothing but die.
         """
         trial, failure = observation.trial, observation.outcome
         assert isinstance(failure, Failure), "a trial that came to an outcome is not lost"
@@ -317,37 +307,15 @@ class Sweep:
         self._lost[trial.number, failure.cause] += 1
         del self._running[trial.number]
         self._pending.append(trial.number)
-        self._stop_if_workers_only_die(failure)
-
-    def _stop_if_workers_only_die(self, failure: Failure) -> None:
-        if failure.cause is not Cause.WORKER_LOST or failure.stage is not Stage.PRUNE:
-            return
-        self._early_losses += 1
-        if self._early_losses >= EARLY_LOSSES_TO_STOP:
-            raise SweepStoppedError(
-                f"{EARLY_LOSSES_TO_STOP} workers in a row died before their trials had told "
-                f"anything; the last one: {failure.reason}; look at what its node says of it "
-                "(`ray logs`), mend or remove the node, then resume the sweep"
-            )
+        self._trouble.lost(failure)
 
     def _hear(self, observation: Observation) -> None:
-        self._early_losses = 0
         self._note(self.journal.append_told(observation))
         self._take(observation)
         self.proposals.tell(observation)
         view = self.view
         for watcher in self.watchers:
             watcher.on_observation(observation, view)
-
-    def _stop_if_hopeless(self, outcome: Outcome) -> None:
-        if self._failed_first is None or not isinstance(outcome, Failure):
-            return
-        self._failed_first[outcome.cause] += 1
-        if self._failed_first[outcome.cause] >= SAME_FAILURES_TO_STOP:
-            raise SweepStoppedError(
-                f"{SAME_FAILURES_TO_STOP} trials failed ({outcome.cause}) and none came through; "
-                f"the last one in stage {outcome.stage}: {outcome.reason}"
-            )
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -372,7 +340,7 @@ class Sweep:
             self._finish(started)
 
     def _finish(self, watchers: Sequence[Watcher]) -> None:
-        view, complete = self.view, self.spent and not self._running
+        view, complete = self.view, self.complete
         with ExitStack() as calls:
             # last in, first out: they hear in the order they stand, whatever one of them raises
             for watcher in reversed(watchers):

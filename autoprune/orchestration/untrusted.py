@@ -24,12 +24,15 @@ MAX_JSON = 64 * MIB
 
 MAX_ENTRIES = 200_000
 MAX_DIRECTORY = 64 * MIB
+"""Of an archive: how many records it lists, and in how many bytes."""
+
 MAX_RECORD = 256 * MIB
 """Of the records of an archive that are no tensors: graphs and layouts."""
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
+_AGAIN = "save it again with torch"
 _TENSORS = ("data", "weights", "constants", ".data")
 
 
@@ -134,11 +137,10 @@ def _check_archive(file: IO[bytes], name: str) -> None:
         infos = archive.infolist()
         names = {info.filename for info in infos}
         if len(names) < len(infos):
-            raise UntrustedError(f"{name} holds two records of one name; save it again with torch")
+            raise UntrustedError(f"{name} holds two records of one name; {_AGAIN}")
         if sum(info.file_size for info in infos) > size:
             raise UntrustedError(
-                f"{name} unpacks to more than its own {size} bytes; torch packs nothing: save it "
-                "again with torch"
+                f"{name} unpacks to more than its own {size} bytes; torch packs nothing: {_AGAIN}"
             )
         for info in infos:
             _check_record(info, name)
@@ -152,14 +154,15 @@ def _check_archive(file: IO[bytes], name: str) -> None:
 def _check_record(info: zipfile.ZipInfo, name: str) -> None:
     parts = info.orig_filename.replace("\\", "/").split("/")
     if ".." in parts or parts[0] in ("", "~") or "\0" in info.orig_filename:
-        raise UntrustedError(f"{name} holds a record outside of it, {info.orig_filename[:80]!r}")
+        raise UntrustedError(
+            f"{name} holds a record outside of it, {info.orig_filename[:80]!r}; {_AGAIN}"
+        )
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise UntrustedError(
-            f"{name} holds the packed record {info.filename[:80]!r}; torch packs nothing: save it "
-            "again with torch"
+            f"{name} holds the packed record {info.filename[:80]!r}; torch packs nothing: {_AGAIN}"
         )
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise UntrustedError(f"{name} holds the link {info.filename[:80]!r}")
+        raise UntrustedError(f"{name} holds the link {info.filename[:80]!r}; {_AGAIN}")
     tensor = parts[-2:-1] and parts[-2] in _TENSORS and "." not in parts[-1]
     if not tensor and info.file_size > MAX_RECORD:
         raise _too_large(Path(name) / info.filename, info.file_size, MAX_RECORD)

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.space import SearchSpace
 from autoprune.domain.trial import Observation
-from autoprune.orchestration.history import STATES, Snapshot, state_of
+from autoprune.orchestration.history import STATES, LastTold, state_of
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.record import JournalError, Lost, Record, last_told
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class SweepView:
     def front(self) -> ParetoFront:
         """The Pareto front of the observations."""
         known = self.observations
-        return known.front if isinstance(known, Snapshot) else ParetoFront(self.goal, known)
+        return known.front if isinstance(known, LastTold) else ParetoFront(self.goal, known)
 
     @property
     def hypervolume(self) -> float:
@@ -68,7 +71,7 @@ class SweepView:
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """How many trials are in every state of `STATES`."""
-        if isinstance(self.observations, Snapshot):
+        if isinstance(self.observations, LastTold):
             return self.observations.counts
         found = Counter(map(state_of, self.observations))
         return {state: found[state] for state in STATES}
@@ -78,3 +81,36 @@ class SweepView:
         """The share of the slots' time that went into trials, in [0, 1]."""
         available = self.slots * self.search_s
         return min(self.busy_s / available, 1.0) if available > 0 else 0.0
+
+
+def view_of(record: Record | Journal) -> SweepView:
+    """A sweep as its journal tells it. Raises JournalError where its header does not."""
+    try:
+        return _view_of(record)
+    except AutopruneError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            f"the journal's header does not say what was searched ({error!r}); it was changed "
+            "after it was written: restore it from a copy, or start a new sweep"
+        ) from error
+
+
+def _view_of(record: Record | Journal) -> SweepView:
+    header, events = record.header, record.events
+    observations = tuple(last_told(events).values())
+    return SweepView(
+        sweep_id=header["sweep_id"],
+        experiment=header["experiment"],
+        goal=Goal.from_json(header["goal"]),
+        space=SearchSpace.from_json(header["space"]),
+        baseline=header["baseline"],
+        observations=observations,
+        trials=record.budget["trials"],
+        slots=header["slots"],
+        lost=Counter(str(event.failure.cause) for event in events if isinstance(event, Lost)),
+        search_s=events[-1].at - events[0].at if events else 0.0,
+        busy_s=sum(observation.seconds for observation in observations),
+        output=header["output"],
+        from_python=header["config"] is None,
+    )

@@ -52,7 +52,7 @@ def work(
 
 def _unsaved(error: Exception, stage: Stage) -> Failure:
     failure = failure_of(error, stage)
-    # torch.save has a full disk as a RuntimeError, like a want of memory
+    # torch.save (2.13) raises RuntimeError for a full disk, as it does where memory runs out
     unsaved = (OSError, SafetensorError, RuntimeError, StoreError)
     if failure.cause is Cause.ERROR and isinstance(error, unsaved):
         return replace(failure, cause=Cause.UNSAVED)

@@ -8,49 +8,41 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line, shown
-from autoprune.domain.ladder import Ladder
-from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
-from autoprune.measurement.quiet import Gate, NoGate, QuietNode
+from autoprune.measurement.meter import calibrated
 from autoprune.orchestration.executors.bench import check_where, placed
-from autoprune.orchestration.executors.inline import InlineExecutor
-from autoprune.orchestration.executors.resources import Demand
-from autoprune.orchestration.executors.tune import TuneExecutor
-from autoprune.orchestration.executors.tune_driver import RETRIES
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
 from autoprune.orchestration.planning import rehearse_goal
-from autoprune.orchestration.request import BaselineRequest, Executor, SweepRequest
-from autoprune.orchestration.store import Store, store_at
-from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.tracking.connection import recalled
 from autoprune.searchers.uniform import check_ratios
 from autoprune.settings.parts import (
+    budget_of,
     criteria_of,
     fit_plan,
     goal_of,
+    ladder_of,
     limits_of,
     recoveries_of,
     space_of,
 )
 from autoprune.settings.rules import (
     NOT_NEGATIVE,
-    ONE_OR_MORE,
-    POSITIVE,
-    RUNTIME_NAMES,
     TASK_NAMES,
     Faults,
     check_device,
-    check_device_name,
     check_finite,
     check_offers,
     check_one_of,
     check_ranges,
 )
+from autoprune.settings.running import executor_of, gate_of, meter_of, storage_of
 from autoprune.settings.targets import build_target, source_digests
 from autoprune.tasks.protocol import Task
 
 CUDA_STEP = 8
+"""In which steps groups shrink on CUDA, whose kernels want widths that are multiples of it."""
 
 
 def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) -> SweepRequest:
@@ -78,7 +70,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "model": faults.of(lambda: model_of(config["model"], seed=max(0, config["seed"]))),
         "meter": measured,
         "searcher": faults.of(lambda: build_target("searcher", config["searcher"], partial=True)),
-        "ladder": faults.of(lambda: _ladder(config["ladder"])),
+        "ladder": faults.of(lambda: ladder_of(config["ladder"])),
         "executor": faults.of(lambda: executor_of(executor, code_paths)),
         "storage": faults.of(lambda: storage_of(executor["storage"])),
         "budget": faults.of(lambda: budget_of(config["budget"])),
@@ -115,28 +107,6 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         on_interrupt=OnInterrupt(executor["on_interrupt"]),
         **parts,
     )
-
-
-def budget_of(config: Mapping[str, Any]) -> Budget:
-    """The budget of a config."""
-    check_ranges(
-        "budget", config, dict.fromkeys(("trials", "wall_minutes", "trial_hours"), POSITIVE)
-    )
-    wall, hours = config["wall_minutes"], config["trial_hours"]
-    return Budget(
-        trials=config["trials"],
-        wall_s=None if wall is None else 60.0 * wall,
-        trial_s=None if hours is None else 3600.0 * hours,
-    )
-
-
-def budget_config(budget: Budget) -> dict[str, Any]:
-    """The inverse of `budget_of`."""
-    return {
-        "trials": budget.trials,
-        "wall_minutes": None if budget.wall_s is None else budget.wall_s / 60.0,
-        "trial_hours": None if budget.trial_s is None else budget.trial_s / 3600.0,
-    }
 
 
 def tracking_of(config: Mapping[str, Any]) -> Tracking:
@@ -224,79 +194,6 @@ def _recipe_model(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return isinstance(value, list) and any(map(special, value))
 
     return None if special({k: v for k, v in config.items() if k != "_target_"}) else config
-
-
-def gate_of(config: Mapping[str, Any]) -> Gate:
-    """The quiet gate of a meter's config."""
-    folder = config["gate_folder"]
-    if folder is not None and not Path(folder).is_absolute():
-        raise AutopruneError(
-            f"meter.gate_folder is {folder!r}; name it from the root on, like /mnt/gate, because "
-            "every process of the node looks for it by itself"
-        )
-    return QuietNode(None if folder is None else Path(folder)) if config["gate"] else NoGate()
-
-
-def meter_of(config: Mapping[str, Any], gate: Gate, *, seed: int) -> PairedMeter:
-    """The meter of a config."""
-    bounds = ("half_width", "max_s", "others_limit")
-    check_ranges("meter", config, dict.fromkeys(bounds, POSITIVE))
-    settings = MeterSettings(
-        batch_sizes=tuple(config["batch_sizes"]),
-        half_width=config["half_width"],
-        max_s=config["max_s"],
-        others_limit=config["others_limit"],
-        seed=seed,
-    )
-    runtime = build_target("meter.runtime", config["runtime"])
-    check_offers(
-        "meter.runtime",
-        runtime,
-        RUNTIME_NAMES,
-        what="a Runtime (autoprune.measurement.runtimes)",
-    )
-    return PairedMeter(runtime, gate, settings)
-
-
-def _ladder(config: Mapping[str, Any]) -> Ladder | None:
-    epochs, reduction = config["epochs"], config["reduction"]
-    if not epochs:
-        return None
-    return Ladder(tuple(epochs), reduction, finish_front=config["finish_front"])
-
-
-def executor_of(config: Mapping[str, Any], code_paths: Sequence[str]) -> Executor:
-    """Where trials run, by a config; whether its device is there is another question."""
-    faults, kind = Faults(), config["kind"]
-    faults.of(lambda: check_one_of("executor.kind", kind, ["ray", "inline"]))
-    faults.of(
-        lambda: check_one_of(
-            "executor.on_interrupt", config["on_interrupt"], [str(policy) for policy in OnInterrupt]
-        )
-    )
-    faults.of(lambda: check_device_name("executor.device", config["device"]))
-    rules = dict.fromkeys(("slots", "threads", "cpus"), ONE_OR_MORE)
-    faults.of(lambda: check_ranges("executor", config, rules))
-    asked = ("cpus", "gpus", "memory_gb", "resources", "accelerator", "labels")
-    demand = faults.of(lambda: Demand(**{name: config[name] for name in asked}))
-    retries = {cause: config["retries"][cause.name.lower()] for cause in RETRIES}
-    allowed = dict.fromkeys((cause.name.lower() for cause in retries), NOT_NEGATIVE)
-    faults.of(lambda: check_ranges("executor.retries", config["retries"], allowed))
-    faults.check()
-    if kind == "inline":
-        return InlineExecutor()
-    return TuneExecutor(
-        wanted_slots=config["slots"],
-        demand=demand,
-        address=config["address"],
-        retries=retries,
-        code_paths=tuple(code_paths),
-    )
-
-
-def storage_of(place: str | None) -> Store | None:
-    """Where trials save, None for the sweep's own folder."""
-    return None if place is None else store_at(place, key="executor.storage")
 
 
 def baseline_of(config: Mapping[str, Any]) -> BaselineRequest:

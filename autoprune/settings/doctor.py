@@ -8,8 +8,9 @@ from autoprune.orchestration.doctor.examination import Examination
 from autoprune.orchestration.doctor.tracking import TrackingStore
 from autoprune.orchestration.executors.bench import check_where
 from autoprune.orchestration.folders import check_name
-from autoprune.settings.build import executor_of, gate_of, meter_of, storage_of, tracking_of
+from autoprune.settings.build import tracking_of
 from autoprune.settings.rules import NOT_NEGATIVE, Faults, check_finite, check_ranges
+from autoprune.settings.running import executor_of, gate_of, meter_of, storage_of
 
 
 def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) -> Examination:
@@ -36,7 +37,7 @@ def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = 
         meter=measured,
         output=Path(config["output"]).resolve(),
         storage=storage,
-        store=None if tracking.uri is None else TrackingStore(tracking.uri, experiment),
+        tracking=None if tracking.uri is None else TrackingStore(tracking.uri, experiment),
         where=meter["where"],
         device=executor["device"],
     )

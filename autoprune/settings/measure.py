@@ -20,10 +20,11 @@ from autoprune.orchestration.comparison.networks import (
 )
 from autoprune.orchestration.comparison.pair import pair_of
 from autoprune.orchestration.folders import BASELINE_FILE
-from autoprune.settings.build import baseline_of, gate_of, meter_of, model_of, store_of, task_of
+from autoprune.settings.build import baseline_of, model_of, store_of, task_of
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, given_keys, options_of, plain, quoted
 from autoprune.settings.rules import Faults
+from autoprune.settings.running import gate_of, meter_of
 from autoprune.tasks.protocol import Inputs, Task
 
 DESCRIBES = ("experiment", "model", "data", "task")

@@ -1,4 +1,4 @@
-"""The sections of a config that are plain facts: training, space, goal, limits of a trial."""
+"""The sections of a config that are plain facts: training, space, goal, ladder, limits."""
 
 import math
 from collections.abc import Mapping
@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialLimits
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
+from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.importance import Criterion, criterion_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, check_ranges
@@ -90,3 +92,33 @@ def limits_of(config: Mapping[str, Any]) -> TrialLimits:
         importance_batches=config["importance"]["batches"],
         time_limit_s=config["budget"]["trial_limit_s"],
     )
+
+
+def budget_of(config: Mapping[str, Any]) -> Budget:
+    """The budget of a config."""
+    check_ranges(
+        "budget", config, dict.fromkeys(("trials", "wall_minutes", "trial_hours"), POSITIVE)
+    )
+    wall, hours = config["wall_minutes"], config["trial_hours"]
+    return Budget(
+        trials=config["trials"],
+        wall_s=None if wall is None else 60.0 * wall,
+        trial_s=None if hours is None else 3600.0 * hours,
+    )
+
+
+def budget_config(budget: Budget) -> dict[str, Any]:
+    """The inverse of `budget_of`."""
+    return {
+        "trials": budget.trials,
+        "wall_minutes": None if budget.wall_s is None else budget.wall_s / 60.0,
+        "trial_hours": None if budget.trial_s is None else budget.trial_s / 3600.0,
+    }
+
+
+def ladder_of(config: Mapping[str, Any]) -> Ladder | None:
+    """Where trials are compared; None without a rung, so that every trial comes to its end."""
+    epochs, reduction = config["epochs"], config["reduction"]
+    if not epochs:
+        return None
+    return Ladder(tuple(epochs), reduction, finish_front=config["finish_front"])

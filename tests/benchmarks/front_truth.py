@@ -35,8 +35,9 @@ from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.baseline import load_weights
-from autoprune.orchestration.folders import BASELINE_FILE, JOURNAL_FILE, view_of
+from autoprune.orchestration.folders import BASELINE_FILE, JOURNAL_FILE
 from autoprune.orchestration.record import read_journal
+from autoprune.orchestration.view import view_of
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import trace
 from autoprune.pruning.recover import FitPlan, fit, recalibrate

@@ -31,13 +31,13 @@ from ray import tune
 from rich.console import Console
 
 from autoprune.orchestration.executors import tune as executor
-from autoprune.orchestration.files import ReportsWatcher
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.record import Told, read_journal
 from autoprune.orchestration.reports.console import WIDE, ConsoleWatcher
+from autoprune.orchestration.reports.files import ReportsWatcher
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Frame, Page
 
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import place_of
+from autoprune.orchestration.tracking.pages import sweep_page
 from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
 from autoprune.orchestration.view import SweepView
 from tests.programs import needs_chromium
@@ -73,7 +74,8 @@ def test_the_artifact_page_of_mlflow_shows_the_dashboard(
 
     page, told = browser.new_page(viewport={"width": 1280, "height": 900}), Told()
     told.listen(page)
-    page.goto(f"{mlflow_server.uri}/{tracker.page}/artifacts/dashboard/pareto.html")
+    place = sweep_page(mlflow_server.uri, view.experiment, view.sweep_id)
+    page.goto(f"{mlflow_server.uri}/{place}/artifacts/dashboard/pareto.html")
     frame_element = page.wait_for_selector("iframe", timeout=WAIT_MS)
     assert frame_element is not None
     assert frame_element.get_attribute("sandbox") == "allow-scripts"

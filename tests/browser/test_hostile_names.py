@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from autoprune.domain.trial import Cause, Failure, Measurement, Stage
 from autoprune.orchestration.contest.records import CONTEST_FILE, read_contest
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.reports.contest_page import contest_html
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.page import html_page

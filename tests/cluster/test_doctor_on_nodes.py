@@ -74,7 +74,7 @@ def test_every_node_is_examined_and_nothing_is_left(nodes: Cluster, tmp_path: Pa
     (resources,) = of(found, "resources", on_driver=True)
     assert resources.verdict.found == "trials at a time: 2, each with 1 CPU"
     (token, *_) = of(found, "authentication", on_driver=True)
-    assert "who has no token" in token.verdict.found
+    assert "whoever has no token" in token.verdict.found
 
 
 def test_gpus_that_ray_offers_and_torch_does_not_find(nodes: Cluster, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_cluster_that_lets_everybody_in(tmp_path: Path) -> None:
     (token, *_) = [f for f in found if f["check"] == "authentication"]
     assert token["state"] == "warning"
     port = address.rpartition(":")[2]
-    assert f":{port} lets in who has no token" in token["found"]
+    assert f":{port} lets in whoever has no token" in token["found"]
 
 
 def test_a_token_that_is_not_the_clusters(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def apart(nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def test_nodes_that_do_not_see_where_trials_save_are_refused_by_name(
     nodes: Cluster, apart: Path
 ) -> None:
-    name, reason = os.uname().nodename, "does not see there what this process writes there"
+    name, reason = os.uname().nodename, "does not see what this process writes there"
     disk = Store(str(OWN / "disk"))
     with cluster(nodes.address):
         assert blind_nodes(disk, Demand(resources={"here": 1})) == {}

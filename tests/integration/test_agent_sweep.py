@@ -11,9 +11,10 @@ from mlflow import MlflowClient
 from autoprune.cli import main
 from autoprune.domain.protocols import Stateful
 from autoprune.domain.trial import Observation
-from autoprune.orchestration.folders import JOURNAL_FILE, view_of
+from autoprune.orchestration.folders import JOURNAL_FILE
 from autoprune.orchestration.proposals import COUNTS_FILE, STATES_FOLDER, saved_states
 from autoprune.orchestration.record import read_journal
+from autoprune.orchestration.view import view_of
 from autoprune.searchers.named import build_searcher
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain

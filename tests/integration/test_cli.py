@@ -338,6 +338,7 @@ def test_a_sweep_whose_trials_all_fail_alike_gives_up_with_1(run: Run) -> None:
     words = ["recovery=finetune", "recovery.fit.lr=1e30", "budget.trials=9"]
     message = run("sweep", *SMALL, *words, code=1)
     assert "none came through" in message
+    assert "mend that, then resume the sweep" in message
 
 
 def interrupted_at(sign: str, *words: str) -> str:

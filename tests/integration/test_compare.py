@@ -20,14 +20,13 @@ from autoprune.orchestration.contest.again import timed_again
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant, run_contest
 from autoprune.orchestration.contest.records import Contest, Entry, find_contest, read_contest
 from autoprune.orchestration.executors.inline import InlineExecutor
-from autoprune.orchestration.folders import view_of
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.reports.contest_page import contest_html
 from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget, Sweep
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.view import SweepView, view_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
 from autoprune.settings.compose import compose_config, plain
@@ -272,7 +271,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         run_contest(aims, folder=folder)
     with pytest.raises(ValueError, match=r"budget was .*; go on with what it began with"):
         run_contest(asked(tmp_path, budget=Budget(trials=2)), folder=folder)
-    with pytest.raises(ValueError, match=r"no contest 'x' in .*; there are: tiny-compare-"):
+    with pytest.raises(ValueError, match=r"no contest 'x' in .*; the latest are tiny-compare-"):
         find_contest(tmp_path, "x")
     (folder / "compare.json").write_text("{}")
     with pytest.raises(ValueError, match=r"compare.json is not as it was written"):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import mlflow.server
 import pytest
 from mlflow import MlflowClient
 
@@ -80,7 +80,7 @@ def test_the_doctor_finds_what_a_stranger_lacks(server: Server) -> None:
     with pytest.raises(AutopruneError, match="does not let this process in"):
         list(TrackingStore(server.uri, "examined").verdicts())
     (stranger,) = server_verdicts(server.uri)
-    assert stranger == ok(f"{server.uri} refuses who has no login")
+    assert stranger == ok(f"{server.uri} refuses whoever has no login")
 
 
 @pytest.mark.usefixtures("login")

@@ -62,14 +62,14 @@ def test_this_machine_as_a_sweep_in_one_process_would_use_it(doctor: Doctor) -> 
     assert "the first sweep makes" in of(found, "tracking")[0]["found"]
     library, noise = of(found, "meter")
     assert library["found"].startswith("torch 2")
-    assert "one network against itself is told to" in noise["found"]
+    assert "one network against itself is measured to within" in noise["found"]
 
 
 def test_this_machine_as_trials_in_parallel_would_use_it(doctor: Doctor) -> None:
     """On a Ray of its own, whose processes outlive the check that starts it."""
     found = doctor(*QUICK, "executor.slots=2", "tracking=none")
     assert of(found, "ray")[0]["found"] == "starts on this machine"
-    assert "refuses who has no token" in of(found, "authentication")[0]["found"]
+    assert "refuses whoever has no token" in of(found, "authentication")[0]["found"]
     assert of(found, "resources")[0]["found"] == "trials at a time: 2, each with 1 CPU"
     nodes = {f["node"] for f in found} - {"driver"}
     assert len(nodes) == 1

@@ -25,8 +25,8 @@ from autoprune.orchestration.baseline import load_checkpoint
 from autoprune.orchestration.contest.records import CONTEST_FILE, read_contest
 from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE
 from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.journal_line import MAX_LINE, encode
 from autoprune.orchestration.profile_file import read_profile
-from autoprune.orchestration.record import MAX_LINE, encode
 from tests.hostile import (
     DEEP,
     IN_PLACE_OF_A_FILE,

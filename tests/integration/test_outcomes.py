@@ -8,11 +8,13 @@ import pytest
 from autoprune.domain.objective import Constraint
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage
 from autoprune.evaluation import TrialLimits
-from autoprune.orchestration.folders import JOURNAL_FILE, view_of
+from autoprune.orchestration.folders import JOURNAL_FILE
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import GoalRequest
-from autoprune.orchestration.sweep import Budget, SweepStoppedError
+from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.trouble import SweepStoppedError
+from autoprune.orchestration.view import view_of
 from tests.faults import Faulty, Stranger
 from tests.tiny import ray_slots, request, told
 

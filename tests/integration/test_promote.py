@@ -18,12 +18,12 @@ from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
 
 from autoprune.cli import main
-from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder, view_of
+from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.promotion.registry import EVIDENCE, VERDICT
 from autoprune.orchestration.record import read_journal
-from autoprune.orchestration.tracking.runs import find_run
+from autoprune.orchestration.tracking.finding import find_run
 from autoprune.orchestration.tracking.serving import ready_model
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.view import SweepView, view_of
 from tests.tiny import REPOSITORY
 
 MODULE = """

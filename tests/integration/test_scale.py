@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from autoprune.domain.ladder import Ladder
-from autoprune.orchestration.folders import view_of
 from autoprune.orchestration.record import Asked, read_journal
+from autoprune.orchestration.view import view_of
 from autoprune.problems import known_problem
 from tests.simulation import Clock, simulated
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation, Trial
-from autoprune.orchestration.journal import Journal, JournalError, read_journal
-from autoprune.orchestration.record import Asked, Event, Lost, Told
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.record import Asked, Event, JournalError, Lost, Told, read_journal
 from tests import strategies
 
 headers = st.dictionaries(

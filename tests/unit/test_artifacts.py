@@ -17,7 +17,7 @@ from autoprune.orchestration.artifacts import (
     read_outputs,
     save_snapshot,
 )
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import prepare
 from autoprune.pruning.recover import FitPlan, fit
@@ -146,7 +146,7 @@ def test_weights_of_another_network_are_refused(ours, theirs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "holds no recipe"),
+        ("[]", "holds no recipe; restore it from a copy"),
         ('{"recipe": 3}', "recipe"),
         ('{"recipe": {}}', "recipe"),
         ("{", "not valid JSON"),

@@ -115,7 +115,7 @@ def broken(folder: Path) -> dict[str, Path]:
         ("gone.pt", r"gone.pt does not exist; set baseline.checkpoint to a file"),
         ("text.pt", r"cannot be read as a state dict \(\w+\); save it with torch.save"),
         ("cut.pt2", r"cannot be read as an exported program \(\w+: .*; save it with torch.export"),
-        ("text.safetensors", r"is not a safetensors file"),
+        ("text.safetensors", r"is not a safetensors file .*; restore it from a copy"),
         ("list.pt", r"holds no state dict; save model.state_dict"),
         ("other.safetensors", r"not of this network: missing \['0.bias'.*unexpected \['bias'"),
         ("empty", r"holds no weights of an unpruned network; name a safetensors file"),

@@ -451,10 +451,10 @@ def test_a_noise_floor_above_what_is_asked_is_told() -> None:
     settled, loose = SPEEDUP, replace(SPEEDUP, low=0.9, high=1.1, settled=False)
     verdict = noise_verdict([settled, settled, loose], settings)
     assert verdict.state is State.OK
-    assert "is told to 1.0%" in verdict.found
+    assert "is measured to within 1.0%" in verdict.found
     verdict = noise_verdict([loose, loose, settled], settings)
     assert verdict.state is State.WARNING
-    assert "is told to 10.0%" in verdict.found
+    assert "is measured to within 10.0%" in verdict.found
     assert verdict.remedy == "raise meter.max_s, or meter.half_width from 0.02"
     busy = replace(loose, others=1.7)
     assert "end what else runs there" in noise_verdict([busy], settings).remedy

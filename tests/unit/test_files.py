@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
-from autoprune.orchestration.files import PARETO_HTML, PARETO_JSON, ReportsWatcher
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.networks import NetworksWatcher
+from autoprune.orchestration.reports.files import PARETO_HTML, PARETO_JSON, ReportsWatcher
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.view import SweepView
 from tests.sweeps import make_goal, make_space, make_sweep

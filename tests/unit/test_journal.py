@@ -15,8 +15,9 @@ import pytest
 
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
-from autoprune.orchestration.journal import Asked, Journal, JournalError, Told, read_journal
-from autoprune.orchestration.record import MAX_LINE
+from autoprune.orchestration.journal import Journal
+from autoprune.orchestration.journal_line import MAX_LINE
+from autoprune.orchestration.record import Asked, JournalError, Told, read_journal
 
 HEADER = {"sweep_id": "digits-1", "seed": 3, "goal": {"reference": [0.9, 1.0]}}
 
@@ -242,7 +243,8 @@ WRITER = """
     from pathlib import Path
     from autoprune.domain.space import PruningSpec
     from autoprune.domain.trial import Measurement, Observation, Trial
-    from autoprune.orchestration.journal import Journal, JournalError
+    from autoprune.orchestration.journal import Journal
+    from autoprune.orchestration.record import JournalError
 
     journal = Journal.create(Path(sys.argv[1]), {"sweep_id": "x"})
     if sys.argv[2] == "full":

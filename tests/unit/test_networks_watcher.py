@@ -13,7 +13,8 @@ from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.launch import Launched, Listeners, Tracking, launch
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.store import Store
-from autoprune.orchestration.sweep import Budget, SweepStoppedError
+from autoprune.orchestration.sweep import Budget
+from autoprune.orchestration.trouble import SweepStoppedError
 from tests.faulty_files import failing
 from tests.tiny import one_thread, request
 

@@ -22,18 +22,14 @@ from autoprune.domain.trial import (
 )
 from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
-from autoprune.orchestration.folders import find_sweep, make_folder, view_of
+from autoprune.orchestration.folders import find_sweep, make_folder
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.record import Asked
 from autoprune.orchestration.store import Store
-from autoprune.orchestration.sweep import (
-    EARLY_LOSSES_TO_STOP,
-    Budget,
-    Sweep,
-    SweepStoppedError,
-)
-from autoprune.orchestration.view import SweepView
+from autoprune.orchestration.sweep import Budget, Sweep
+from autoprune.orchestration.trouble import EARLY_LOSSES_TO_STOP, SweepStoppedError
+from autoprune.orchestration.view import SweepView, view_of
 from autoprune.searchers.random import RandomSearcher
 from tests.sweeps import make_goal, make_space
 

@@ -17,6 +17,7 @@ from autoprune.orchestration.contest.records import (
     Origin,
     read_contest,
 )
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.folders import (
     JOURNAL_FILE,
     PROFILE_FILE,
@@ -24,7 +25,6 @@ from autoprune.orchestration.folders import (
     held,
     make_folder,
     new_id,
-    replace_text,
 )
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.networks import NetworksWatcher
@@ -133,26 +133,45 @@ def run_contest(
         _write(contest, folder)
         if on_start is not None:
             on_start(folder)
-        for seed in request.seeds:
-            for name, entrant in request.entrants.items():
-                if contest.entry(name, seed) is not None:
-                    continue
-                own = _own_sweep(prepared, entrant, name=name, seed=seed, folder=folder)
-                result = _searched(own, listeners.watchers)
-                if result.complete:
-                    contest = contest.plus(_entry(contest, result, name=name, seed=seed))
-                    _write(contest, folder)
-                    if on_entry is not None:
-                        on_entry(contest)
-                if result.interrupted or not result.complete:
-                    return contest, folder
-        if not contest.timed_again:
+        contest, interrupted = _searches(
+            request, prepared, contest, folder=folder, watchers=listeners.watchers, hears=on_entry
+        )
+        if not interrupted and not contest.timed_again:
             try:
                 contest = timed_again(prepared, contest, folder, report=on_timed)
             except AutopruneError as error:
                 contest = replace(contest, untimed=str(error))
             _write(contest, folder)
     return contest, folder
+
+
+def _searches(
+    request: ContestRequest,
+    prepared: Prepared,
+    contest: Contest,
+    *,
+    folder: Path,
+    watchers: Sequence[Watcher],
+    hears: Callable[[Contest], None] | None,
+) -> tuple[Contest, bool]:
+    """Run the searches that have not ended; the contest with them, and whether it was interrupted.
+
+    Each is on disk when it ends, and `hears` is called with the contest.
+    """
+    for seed in request.seeds:
+        for name, entrant in request.entrants.items():
+            if contest.entry(name, seed) is not None:
+                continue
+            own = _own_sweep(prepared, entrant, name=name, seed=seed, folder=folder)
+            result = _searched(own, watchers)
+            if result.complete:
+                contest = contest.plus(_entry(contest, result, name=name, seed=seed))
+                _write(contest, folder)
+                if hears is not None:
+                    hears(contest)
+            if result.interrupted or not result.complete:
+                return contest, True
+    return contest, False
 
 
 def _check(request: ContestRequest) -> list[str]:

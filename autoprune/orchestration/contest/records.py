@@ -11,7 +11,8 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.standings import Course, Moment, Standings, standings_of
 from autoprune.domain.trial import Measurement, Observation
-from autoprune.orchestration.folders import write_private
+from autoprune.orchestration.durable import write_private
+from autoprune.orchestration.folders import LATEST
 from autoprune.orchestration.record import Record, Told
 from autoprune.orchestration.untrusted import MIB, UntrustedError, read_json
 
@@ -218,7 +219,8 @@ def find_contest(output: Path, contest: str) -> Path:
     if contest in found:
         return found[contest].parent
     latest = sorted(found.values(), key=lambda path: path.stat().st_mtime)
-    if contest == "latest" and latest:
+    if contest == LATEST and latest:
         return latest[-1].parent
-    there = ", ".join(path.parent.name for path in latest[-5:]) or "none"
-    raise AutopruneError(f"no contest {contest!r} in {output.resolve()}; there are: {there}")
+    there = ", ".join(path.parent.name for path in latest[-5:])
+    remedy = f"the latest are {there}" if there else "set output=FOLDER, or compare first"
+    raise AutopruneError(f"no contest {contest!r} in {output.resolve()}; {remedy}")

@@ -27,9 +27,12 @@ STRANGER_S = 40.0
 
 REQUEST_S = 10.0
 
+LOGIN_FILE = "~/.mlflow/credentials"
+"""Where MLflow's client looks for its login."""
+
 
 def ray_verdicts() -> Iterator[Verdict]:
-    """Whether the cluster that this process is in refuses who has no token, and ours is kept safe.
+    """Whether this process's cluster refuses whoever has no token, and ours is kept safe.
 
     A process without one asks the cluster for its state.
     """
@@ -52,13 +55,13 @@ def stranger_verdict(address: str, code: int | None, said: str) -> Verdict:
     """What became of `STRANGER` without a token; None where it came to no end."""
     if code == 0:
         return warning(
-            f"the Ray cluster at {address} lets in who has no token: whoever reaches its ports "
+            f"the Ray cluster at {address} lets in whoever has no token: whoever reaches its ports "
             "runs code on every node",
             "run `ray get-auth-token --generate`, and start Ray on every node with that token and "
             "RAY_AUTH_MODE=token",
         )
     if "nauthenticated" in said or "uthentication" in said:
-        return ok(f"the Ray cluster at {address} refuses who has no token")
+        return ok(f"the Ray cluster at {address} refuses whoever has no token")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return warning(
         f"whether {address} asks for a token could not be found out ({(lines or ['no word'])[-1]})",
@@ -97,17 +100,6 @@ def exposed(file: Path) -> bool:
     )
 
 
-def credentials_file() -> Path:
-    """Where MLflow's client looks for its login."""
-    return Path("~/.mlflow/credentials").expanduser()
-
-
-def has_login() -> bool:
-    """Whether MLflow's client would send a password or a token."""
-    found = read_mlflow_creds()
-    return bool(found.password or os.environ.get("MLFLOW_TRACKING_TOKEN"))
-
-
 def server_verdicts(uri: str) -> Iterator[Verdict]:
     """Whether an MLflow server refuses whoever has no login, and how safe ours is.
 
@@ -117,11 +109,12 @@ def server_verdicts(uri: str) -> Iterator[Verdict]:
     beyond = beyond_loopback(addresses_of(parts.hostname or ""))
     if "@" in parts.netloc:
         yield warning(
-            f"tracking.uri {shown(uri)} holds a login, and journals keep it as it is",
-            "take it out of tracking.uri, and put it into ~/.mlflow/credentials or "
+            f"tracking.uri {shown(uri)} holds a login: what is typed is seen in the list of "
+            "processes, and a resume has to be given it again, since no journal keeps it",
+            f"take it out of tracking.uri, and put it into {LOGIN_FILE} or "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
-    yield from secret_verdicts(Path("~/.mlflow/credentials").expanduser(), "MLflow's login")
+    yield from secret_verdicts(Path(LOGIN_FILE).expanduser(), "MLflow's login")
     if parts.scheme == "http" and beyond and _has_login():
         yield warning(
             f"the login goes to {shown(uri)} unencrypted",
@@ -144,7 +137,7 @@ def anonymous_verdict(uri: str, status: int, *, beyond: bool) -> Verdict:
     A page that asks for a login is often elsewhere; MLflow itself finds fault with the request.
     """
     if status in (401, 403) or 300 <= status < 400:
-        return ok(f"{shown(uri)} refuses who has no login")
+        return ok(f"{shown(uri)} refuses whoever has no login")
     if status not in (200, 400):
         return warning(
             f"whether {shown(uri)} asks for a login could not be found out (HTTP {status})",
@@ -176,6 +169,7 @@ def beyond_loopback(addresses: Sequence[str]) -> bool:
 
 
 def _has_login() -> bool:
+    """Whether MLflow's client would send a password or a token."""
     found = read_mlflow_creds()
     return bool(found.password or os.environ.get("MLFLOW_TRACKING_TOKEN"))
 

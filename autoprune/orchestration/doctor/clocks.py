@@ -49,5 +49,5 @@ def clock_verdict(offset: Offset, whose: str = "its") -> Verdict:
         f"{offset.error_s:.1g} s"
     )
     if offset.apart:
-        return warning(told, "keep both machines' clocks by NTP (chrony, systemd-timesyncd)")
+        return warning(told, "have both machines' clocks set by NTP (chrony, systemd-timesyncd)")
     return ok(told)

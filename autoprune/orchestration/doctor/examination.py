@@ -56,7 +56,7 @@ METER_S = 300.0
 
 @dataclass(frozen=True)
 class Examination:
-    """What a sweep would run on; `store` None is a sweep without tracking.
+    """What a sweep would run on; `tracking` None is a sweep without tracking.
 
     Trials save in `output`, or in `storage` where that is not None.
     `meter` measures in the trials or, where `where` is ``bench``, on the cluster's benches;
@@ -67,19 +67,24 @@ class Examination:
     meter: PairedMeter
     output: Path
     storage: Store | None = None
-    store: TrackingStore | None = None
+    tracking: TrackingStore | None = None
     where: str = "trial"
     device: str = "cpu"
 
     @property
+    def on_ray(self) -> TuneExecutor | None:
+        """The executor where it is Ray's; None where trials run in this process."""
+        return self.executor if isinstance(self.executor, TuneExecutor) else None
+
+    @property
     def address(self) -> str | None:
         """Where the cluster is; None where trials run on this machine."""
-        return self.executor.address if isinstance(self.executor, TuneExecutor) else None
+        return None if self.on_ray is None else self.on_ray.address
 
     @property
     def gpus(self) -> float:
         """What a trial asks for of its node's GPUs."""
-        return self.executor.demand.gpus if isinstance(self.executor, TuneExecutor) else 0.0
+        return 0.0 if self.on_ray is None else self.on_ray.demand.gpus
 
     def examine(self, report: Callable[[Finding], None]) -> None:
         """Examine everything; `report` hears of findings as they come.
@@ -109,7 +114,7 @@ class _Tour:
         yield Check(DRIVER, "versions", lambda: [ok(_versions_here())])
         yield Check(DRIVER, "storage", self._storage)
         yield from self._of_tracking()
-        if isinstance(asked.executor, TuneExecutor):
+        if asked.on_ray is not None:
             # what Ray 2.60 starts is killed when the thread that started it ends (PR_SET_PDEATHSIG)
             yield Check(DRIVER, "ray", self._join, limit_s=LIMIT_S if asked.address else None)
         if asked.address is None or ray.is_initialized():
@@ -123,9 +128,9 @@ class _Tour:
 
     def places(self) -> list[Place]:
         """Where trials would run: the nodes of the cluster, or this machine; none without one."""
-        executor = self.asked.executor
-        if isinstance(executor, TuneExecutor) and ray.is_initialized():
-            return list(places(executor.code_paths))
+        on_ray = self.asked.on_ray
+        if on_ray is not None and ray.is_initialized():
+            return list(places(on_ray.code_paths))
         return [Here(gethostname(), this_machine())] if self.asked.address is None else []
 
     def of_place(self, place: Place) -> Iterator[Check]:
@@ -143,13 +148,13 @@ class _Tour:
 
     def _measuring(self, place: Place, *, trains: bool) -> Iterator[Check]:
         """Of GPUs, gate and meter, as far as trials train there, or are measured there."""
-        asked, measures = self.asked, trains
-        if asked.where == "bench":
-            measures = place.node.offers.get(RESOURCE, 0.0) > 0
+        asked = self.asked
+        on_bench = asked.where == "bench"
+        measures = place.node.offers.get(RESOURCE, 0.0) > 0 if on_bench else trains
         # the driver trains the baseline, and asks Ray for no GPU to do so
-        on_gpu = asked.device.startswith("cuda") or (place.name != DRIVER and asked.gpus > 0)
-        wanted = trains and on_gpu
-        wanted = wanted or (measures and asked.meter.runtime.device.startswith("cuda"))
+        trains_on_gpu = asked.device.startswith("cuda") or (place.name != DRIVER and asked.gpus > 0)
+        measures_on_gpu = asked.meter.runtime.device.startswith("cuda")
+        wanted = (trains and trains_on_gpu) or (measures and measures_on_gpu)
         if trains or measures:
             yield Check(place.name, "gpu", lambda: [_graphics(place, wanted=wanted)])
             yield Check(place.name, "gate", lambda: [place.ask(gate_verdict, asked.meter.gate)])
@@ -157,7 +162,7 @@ class _Tour:
             yield Check(place.name, "meter", lambda: self._noise(place), limit_s=METER_S)
 
     def _of_tracking(self) -> Iterator[Check]:
-        store = self.asked.store
+        store = self.asked.tracking
         if store is None:
             yield Check(DRIVER, "tracking", lambda: [ok("none: results stay in the folder")])
             return
@@ -167,10 +172,8 @@ class _Tour:
             yield Check(DRIVER, "authentication", lambda: server_verdicts(store.uri))
 
     def _trains(self, place: Place) -> bool:
-        executor = self.asked.executor
-        if not isinstance(executor, TuneExecutor) or executor.address is None:
-            return True
-        return executor.demand.fits(place.node) > 0
+        on_ray = self.asked.on_ray
+        return on_ray is None or on_ray.address is None or on_ray.demand.fits(place.node) > 0
 
     def _storage(self) -> Iterator[Verdict]:
         self._probe = self._stack.enter_context(probing(self.asked.output))
@@ -191,13 +194,13 @@ class _Tour:
             yield ok(f"{address} lets this process in; nodes: {count}")
 
     def _resources(self) -> Iterator[Verdict]:
-        executor = self.asked.executor
-        waits = executor.waits() if isinstance(executor, TuneExecutor) else ()
+        on_ray = self.asked.on_ray
+        waits = () if on_ray is None else on_ray.waits()
         for wait in waits:
             yield warning(wait, "start them before, to have all slots from the beginning")
         if not waits:
-            each = f", each with {executor.demand}" if isinstance(executor, TuneExecutor) else ""
-            yield ok(f"trials at a time: {executor.slots}{each}")
+            each = "" if on_ray is None else f", each with {on_ray.demand}"
+            yield ok(f"trials at a time: {self.asked.executor.slots}{each}")
         if self.asked.where == "bench" and self.asked.address is not None:
             check_offered(self.asked.address)
             yield ok(f"benches: {offered():g}")

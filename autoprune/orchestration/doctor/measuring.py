@@ -111,9 +111,9 @@ def noise_verdict(speedups: Sequence[Speedup], settings: MeterSettings) -> Verdi
     others = median(found.others for found in speedups)
     steal = median(found.steal for found in speedups)
     told = (
-        f"{speedups[0].runtime}: one network against itself is told to {half:.1%}, and was off by "
-        f"{off:.1%} at most in {len(speedups)} measurements; others kept {others:.2f} cores busy, "
-        f"{steal:.1%} of the time was stolen"
+        f"{speedups[0].runtime}: one network against itself is measured to within {half:.1%}, "
+        f"and was off by {off:.1%} at most in {len(speedups)} measurements; others kept "
+        f"{others:.2f} cores busy, {steal:.1%} of the time was stolen"
     )
     if sum(found.settled for found in speedups) * 2 > len(speedups):
         return ok(told)

@@ -26,6 +26,8 @@ VISIBLE_S = 5.0
 """How long what one machine wrote may take to be seen on another; network file systems cache."""
 
 LITTLE_GB, NOTHING_GB = 5.0, 0.5
+"""Free space below which a disk is told of, and below which a sweep would break off."""
+
 FULL = 0.95
 """The part of a disk above which Ray 2.60 spills no more objects there."""
 
@@ -37,6 +39,11 @@ NETWORKS = frozenset(
     )
 )
 """The file systems that other machines see, too, as the kernel names them."""
+
+_DRIVER = "driver"
+_SHARE = (
+    "mount one shared folder at this path on every node and here, or name one with output=FOLDER"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +101,6 @@ class Probe:
                     f"user {os.getuid()} cannot read {self.folder.parent} ({error.strerror}); give "
                     "that user the right to"
                 ) from error
-
-
-_DRIVER = "driver"
-_SHARE = (
-    "mount one shared folder at this path on every node and here, or name one with output=FOLDER"
-)
 
 
 @contextmanager

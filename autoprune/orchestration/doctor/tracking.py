@@ -6,17 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import Enum, auto
 from http import HTTPStatus
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
-import sqlalchemy
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -29,19 +23,20 @@ from requests import Response
 from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.doctor.clocks import Offset, of_date
 from autoprune.orchestration.doctor.findings import Verdict, fault, ok, warning
+from autoprune.orchestration.doctor.schema import SchemaState, schema_of, schema_verdict
 from autoprune.orchestration.doctor.storage import network_of
 from autoprune.orchestration.environment import QUIET_DOWNLOADS, environment
 from autoprune.orchestration.folders import check_writable, made
 from autoprune.orchestration.tracking.connection import (
-    SQLITE,
     artifact_root,
     check,
     check_reached,
     complaint,
     missing_file,
     short_requests,
+    sqlite_file,
 )
-from autoprune.orchestration.tracking.runs import find_or_make_experiment
+from autoprune.orchestration.tracking.finding import find_or_make_experiment
 
 REQUEST_S = 10.0
 FILE = "doctor.txt"
@@ -76,9 +71,10 @@ class TrackingStore:
             check(self.uri)
             yield _of_server(self.uri)
         elif urlsplit(self.uri).scheme != "databricks":
-            if self.uri.startswith(SQLITE):
-                yield from _of_file(Path(self.uri.removeprefix(SQLITE).partition("?")[0]))
-            schema = _schema(self.uri)
+            file = sqlite_file(self.uri)
+            if file is not None:
+                yield from _of_file(file)
+            schema = schema_of(self.uri)
             yield schema_verdict(self.uri, schema)
             if schema.state is not SchemaState.CURRENT:
                 return
@@ -101,79 +97,6 @@ def version_verdict(there: str, here: str) -> Verdict:
     return fault(
         told, f"run both with one major version: mlflow=={here} on the server, or its here"
     )
-
-
-class SchemaState(Enum):
-    """How the tables of a database stand to those that this version of MLflow expects."""
-
-    NONE = auto()
-    FOREIGN = auto()
-    OLDER = auto()
-    NEWER = auto()
-    CURRENT = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """The revision of a database's tables, None where MLflow made none, and the one expected."""
-
-    state: SchemaState
-    revision: str | None
-    expected: str | None
-
-
-def schema_verdict(uri: str, schema: Schema) -> Verdict:
-    """Whether a sweep can use a database as it is."""
-    where = shown(uri)
-    here = f"MLflow {mlflow.__version__}"
-    match schema.state:
-        case SchemaState.CURRENT:
-            return ok(f"the tables of {where} are those of {here} (revision {schema.revision})")
-        case SchemaState.NONE:
-            return ok(f"{where} is empty; the first sweep makes its tables")
-        case SchemaState.FOREIGN:
-            return fault(
-                f"{where} holds tables, and none of MLflow's",
-                "name a database for MLflow alone in tracking.uri",
-            )
-        case SchemaState.OLDER:
-            return fault(
-                f"{where} has an older schema (revision {schema.revision}) than {here} expects "
-                f"({schema.expected})",
-                "back the database up, then run `mlflow db upgrade URI` where nobody uses it",
-            )
-        case SchemaState.NEWER:
-            return fault(
-                f"{where} has a newer schema (revision {schema.revision}) than {here} knows, which "
-                f"expects {schema.expected}",
-                "install the version of mlflow that made it, here and on every node",
-            )
-
-
-def _schema(uri: str) -> Schema:
-    engine = sqlalchemy.create_engine(uri)
-    try:
-        with engine.connect() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
-            empty = not sqlalchemy.inspect(connection).get_table_names()
-    finally:
-        engine.dispose()
-    history = ScriptDirectory(str(files("mlflow.store.db_migrations")))
-    expected = history.get_current_head()
-    if revision is None:
-        state = SchemaState.NONE if empty else SchemaState.FOREIGN
-    elif revision == expected:
-        state = SchemaState.CURRENT
-    else:
-        state = SchemaState.OLDER if _known(history, revision) else SchemaState.NEWER
-    return Schema(state, revision, expected)
-
-
-def _known(history: ScriptDirectory, revision: str) -> bool:
-    try:
-        return history.get_revision(revision) is not None
-    except CommandError:
-        return False
 
 
 def _of_file(file: Path) -> Iterator[Verdict]:
@@ -281,15 +204,17 @@ def _of_artifacts(store: TrackingStore, client: MlflowClient, run: Run) -> Itera
 
 
 def _forget_run(client: MlflowClient, run_id: str) -> None:
-    """Delete a run; for good in a database, while a server keeps it for `mlflow gc`."""
     client.delete_run(run_id)
-    purge = getattr(client._tracking_client.store, "_hard_delete_run", None)
-    if purge is not None:
-        purge(run_id)
+    _purge(client, "_hard_delete_run", run_id)
 
 
 def _forget_experiment(client: MlflowClient, experiment_id: str) -> None:
     client.delete_experiment(experiment_id)
-    purge = getattr(client._tracking_client.store, "_hard_delete_experiment", None)
+    _purge(client, "_hard_delete_experiment", experiment_id)
+
+
+def _purge(client: MlflowClient, method: str, key: str) -> None:
+    """Delete for good what was deleted: in a database, while a server keeps it for `mlflow gc`."""
+    purge = getattr(client._tracking_client.store, method, None)
     if purge is not None:
-        purge(experiment_id)
+        purge(key)

@@ -1,7 +1,6 @@
 """Measuring on other machines: a Ray task on a node that offers the resource ``bench``."""
 
 import hashlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,14 +18,22 @@ from autoprune.domain.trial import Cause, Speedup, TrialError
 from autoprune.measurement.meter import PairedMeter, SpeedMeter
 from autoprune.measurement.prepared import repeated, shapes
 from autoprune.measurement.programs import pack, unpack
-from autoprune.orchestration.executors.cluster import cluster
+from autoprune.orchestration.executors.cluster import cluster, nodes
+from autoprune.orchestration.executors.user_code import importable
 from autoprune.tasks.protocol import Inputs
 
 RESOURCE = "bench"
+"""What a node offers on which speed is measured: one unit measures one pair at a time."""
+
 WHERE = ("trial", "bench")
+"""Where speed may be measured: in the worker of the trial, or on a bench."""
+
 PATIENCE_S = 30.0
+"""How long a measurement waits for a bench while there is none."""
+
 _ASK_S = 2.0
 _KEPT = 8
+"""Of how many baselines a bench keeps what it has prepared."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,7 @@ def placed(
 
 def offered() -> float:
     """How many units of `RESOURCE` the nodes that are alive offer together."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return sum(float(node["Resources"].get(RESOURCE, 0)) for node in nodes if node["Alive"])
+    return sum(node.offers.get(RESOURCE, 0.0) for node in nodes())
 
 
 def check_offered(address: str) -> None:
@@ -170,7 +176,7 @@ def _check_on_bench(
 
 
 @_bench_task
-def _measure_on_bench(  # what crosses to another machine
+def _measure_on_bench(
     meter: bytes,
     code_paths: Sequence[str],
     candidate: bytes,
@@ -184,7 +190,7 @@ def _measure_on_bench(  # what crosses to another machine
 
 
 def _loaded(meter: bytes, code_paths: Sequence[str]) -> PairedMeter:
-    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    importable(code_paths)
     paired: PairedMeter = cloudpickle.loads(meter)
     return paired
 

@@ -1,12 +1,8 @@
 """Joining a Ray cluster, or starting one on this machine, as autoprune needs it."""
 
 import gc
-import logging
 import math
-import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -21,42 +17,24 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.measurement.device import usable_cores
-from autoprune.orchestration.environment import environment
 from autoprune.orchestration.executors.here import start_here
+from autoprune.orchestration.executors.ray_settings import OPTIONS, our_signals, ray_as_needed
 from autoprune.orchestration.executors.resources import Node
+from autoprune.orchestration.executors.user_code import importable
 
-ENVIRONMENT = {
-    # With a searcher Tune 2.60 holds one pending trial, and reused actors then run one at a time
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
-    # The journal and the tracker record results; Tune's CSV, JSON and TensorBoard files do not
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Nor does anyone restore from Tune's own state, which grows with every trial; written every
-    # 10 s by default, it is now written at the beginning and at the end
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
-    # Ctrl-C is ours: Tune's own handler ends every trial at once
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A trial's failure is shown once, by the console
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune would run a preempted trial again by itself, and nobody else would hear of it
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
-    # Tune would move every worker into its trial's folder, away from the user's relative paths
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-OPTIONS: dict[str, Any] = {
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-    "configure_logging": False,
-}
-LOGGERS = {
-    # Ray and Tune 2.60 warn of the token that guards the cluster, which is as it should be, and
-    # of result files that are switched off here
-    **dict.fromkeys(("ray", "ray.tune", "ray._private"), logging.ERROR),
-    # Of what failed the console tells; and of a full disk the sweep, not Tune's own snapshots
-    **dict.fromkeys(("ray.tune.tune", "ray.tune.execution.experiment_state"), logging.CRITICAL),
-}
 ANSWER_S = 5.0
+"""How long whoever is at an address may take to take a connection."""
+
+VERSIONS = ("autoprune", "torch", "torch-pruning", "numpy")
+"""The packages on which the trials of a sweep depend; Ray compares itself and Python."""
+
+PATIENCE_S = 60.0
+"""How long a node may take to answer."""
+
+ALIKE = "install the same versions on all nodes, or run them from one image"
+
+SAME_TOKEN = "give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or ~/.ray/auth_token) here as there"
+"""What lets a process into a cluster that asks for a token."""
 
 
 @contextmanager
@@ -69,13 +47,13 @@ def cluster(
     that is joined get `runtime_env`. Where this process is in one already, it uses that and does
     not leave it. Raises AutopruneError where nobody answers.
     """
-    with _ray_as_we_need_it():
+    with ray_as_needed():
         if ray.is_initialized():
             yield
             return
-        with _our_signals():
+        with our_signals():
             if address is None:
-                start_here(cpus, OPTIONS)
+                start_here(cpus)
             else:
                 try:
                     ray.init(address=address, runtime_env=runtime_env, **OPTIONS)
@@ -112,7 +90,10 @@ def check_address(address: str | None) -> None:
 
 
 def answers(address: str | None) -> bool:
-    """Whether somebody listens at a host and port. Raises OSError where nobody does."""
+    """True where somebody listens at a host and port; False for an address of another form.
+
+    Raises OSError where nobody listens.
+    """
     host, separator, port = (address or "").rpartition(":")
     if not separator or not port.isdigit() or "/" in host:
         return False  # ``auto`` and Ray's other ways to say it
@@ -164,15 +145,6 @@ def _offers(resources: Mapping[str, float]) -> dict[str, float]:
     """What users ask for; Ray has resources of its own besides, such as one for each node."""
     own = ("node:", "object_store_memory")
     return {name: float(amount) for name, amount in resources.items() if not name.startswith(own)}
-
-
-VERSIONS = ("autoprune", "torch", "torch-pruning", "numpy")
-"""The packages on which the trials of a sweep depend; Ray compares itself and Python."""
-
-PATIENCE_S = 60.0
-"""How long a node may take to answer."""
-
-ALIKE = "install the same versions on all nodes, or run them from one image"
 
 
 def on_nodes(
@@ -261,7 +233,7 @@ def start_on(
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _called(call: bytes, code_paths: Sequence[str]) -> Any:
-    sys.path[:0] = [path for path in code_paths if path not in sys.path]
+    importable(code_paths)
     function, arguments = cloudpickle.loads(call)
     return function(*arguments)
 
@@ -275,37 +247,10 @@ def _unreachable(address: str, error: Exception) -> AutopruneError:
 
 def _refused(address: str, error: Exception) -> AutopruneError:
     reason = ", ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    remedy = (
-        "where it asks for a token, give the same RAY_AUTH_MODE and RAY_AUTH_TOKEN (or "
-        "~/.ray/auth_token) here as there, or else compare the versions of Ray"
-    )
+    remedy = f"where it asks for a token, {SAME_TOKEN}, or else compare the versions of Ray"
     if reason.startswith("Version mismatch"):
         remedy = "install the same Ray and Python here as there"
     return AutopruneError(
         f"the Ray cluster at executor.address={address!r} answers and does not let this process in "
         f"({reason}); {remedy}"
     )
-
-
-@contextmanager
-def _our_signals() -> Iterator[None]:
-    """Take SIGTERM back from Ray 2.60, whose own handlers end the driver at once."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _ray_as_we_need_it() -> Iterator[None]:
-    """Ray's settings in the environment and the levels of its logs, put back afterwards."""
-    loggers = {logging.getLogger(name): level for name, level in LOGGERS.items()}
-    levels = [logger.level for logger in loggers]
-    for logger, level in loggers.items():
-        logger.setLevel(level)
-    try:
-        with environment(ENVIRONMENT):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -7,20 +7,20 @@ token that its user alone can read, and keeps its sockets where nobody else can 
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import ray
 from ray._private import ray_constants
 
-from autoprune.measurement.quiet import private_folder
+from autoprune.measurement.private import private_folder
+from autoprune.orchestration.executors.ray_settings import OPTIONS
 
 
-def start_here(cpus: int, options: Mapping[str, Any]) -> None:
-    """Start a Ray of `cpus` cores and join it; `options` are further ones of `ray.init`."""
+def start_here(cpus: int) -> None:
+    """Start a Ray of `cpus` cores and join it."""
     _keep_token_private()
     with _loopback():
         ray.init(
@@ -32,7 +32,7 @@ def start_here(cpus: int, options: Mapping[str, Any]) -> None:
             _temp_dir=_temp_dir(),
             # nobody reads them here, and who may connect could, without a token
             _system_config={"enable_metrics_collection": False},
-            **options,
+            **OPTIONS,
         )
 
 
@@ -78,4 +78,4 @@ def _temp_dir() -> str | None:
     if "RAY_TMPDIR" in os.environ:
         return None
     remedy = "set RAY_TMPDIR, or TMPDIR, to a local folder that you alone can write"
-    return str(private_folder(whose="Ray on this machine", remedy=remedy) / "ray")
+    return str(private_folder(None, whose="Ray on this machine", remedy=remedy) / "ray")

@@ -13,8 +13,13 @@ from contextlib import contextmanager
 import ray
 
 LOOK_S = 2.0
+"""How often each part is tried, and how long it may take to answer."""
+
 SILENT_S = 10.0
+"""How long a part may not answer before it counts as gone."""
+
 LEAVE_S = 20.0
+"""How long this process may then take to wind down by itself."""
 
 Place = tuple[str, int]
 
@@ -35,9 +40,10 @@ def parts_of_the_cluster() -> dict[str, Place]:
 def lifeline(
     parts: Mapping[str, Place], gone: Callable[[str], None], stuck: Callable[[], None]
 ) -> Iterator[None]:
-    """Call `gone`, in a thread, with which part has not been there for `SILENT_S`.
+    """Call `gone` from a thread, with the name of a part that has not answered for `SILENT_S`.
 
-    Where the inside has not come to its end `LEAVE_S` later, it hangs in Ray: `stuck` is called.
+    Where what runs inside has not come to its end `LEAVE_S` later, it hangs in Ray, and `stuck` is
+    called.
     """
     over = threading.Event()
 

@@ -108,7 +108,8 @@ def slots_of(
 
 
 def _held(demand: Demand, nodes: Iterable[Node]) -> float:
-    """How many trials nodes hold together; what holds none may be endless and still holds none."""
+    """How many trials nodes hold together; infinitely many where a kind of node has no bound."""
+    # nodes that hold none are left out: none of infinitely many would be NaN
     return sum(fit * node.most for node in nodes if (fit := demand.fits(node)))
 
 

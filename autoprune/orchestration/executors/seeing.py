@@ -9,10 +9,9 @@ from autoprune.orchestration.store import LOGIN, Store, StoreError
 
 
 def blind_nodes(place: Store, demand: Demand) -> dict[str, str]:
-    """The nodes on which trials run and that do not see, or cannot change, what is at `place`.
+    """What keeps nodes that hold trials from saving at `place`: the reason, by the node's name.
 
-    By the node's name, with the reason. For a process that is in the cluster. Raises StoreError
-    where this process itself cannot write there.
+    For a process that is in the cluster. Raises StoreError where it cannot write there itself.
     """
     with place.trace() as (name, data):
         answers = on_nodes(look, place, name, data, among=lambda node: demand.fits(node) > 0)
@@ -20,7 +19,7 @@ def blind_nodes(place: Store, demand: Demand) -> dict[str, str]:
 
 
 def check_seen(place: Store, demand: Demand) -> None:
-    """Raise AutopruneError, with the remedy, where there is a node of those."""
+    """Raise AutopruneError, with the remedy, where a node that holds trials cannot save there."""
     refuse_blind(blind_nodes(place, demand), place)
 
 
@@ -46,7 +45,7 @@ def look(place: Store, name: str, data: bytes) -> str:
     """
     try:
         if place.read(name) != data:
-            return "does not see there what this process writes there"
+            return "does not see what this process writes there"
         place.check()
     except StoreError as error:
         return str(error)

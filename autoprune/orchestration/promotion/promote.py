@@ -14,7 +14,8 @@ from autoprune.domain.objective import Direction, Metric
 from autoprune.domain.trial import Observation
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import Baseline
-from autoprune.orchestration.folders import replace_text, trial_folder
+from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.promotion.proof import Proof, Subject, prove_afresh
 from autoprune.orchestration.promotion.registry import Evidence, Registered, register
 from autoprune.orchestration.promotion.selection import drop
@@ -23,7 +24,7 @@ from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import load_baseline
 from autoprune.orchestration.tracking.connection import answering, check_existing
 from autoprune.orchestration.tracking.entries import Entries, log_entries
-from autoprune.orchestration.tracking.runs import find_run
+from autoprune.orchestration.tracking.finding import find_run
 from autoprune.orchestration.tracking.serving import log_model, prove_ready
 from autoprune.orchestration.view import SweepView
 

@@ -22,24 +22,27 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "m
 SQLITE = "sqlite:///"
 ADDRESS = "MLFLOW_TRACKING_URI"
 
+REACH_S = 5.0
+"""How long a store may take to answer at all."""
 
-def check(uri: str, *, timeout_s: float = 5.0) -> None:
+
+def check(uri: str) -> None:
     """Make sure that an MLflow store answers at `uri`; creates a database's tables.
 
     Tables are created here, in the one process that will write, because MLflow 3.17 fails where
-    several processes open a fresh sqlite file. Raises AutopruneError within a few `timeout_s`.
+    several processes open a fresh sqlite file. Raises AutopruneError within a few `REACH_S`.
     """
-    check_reached(uri, timeout_s=timeout_s)
+    check_reached(uri)
     # MLflow 3.17 tells at INFO of every table it makes
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    with _reaching(uri), short_requests(timeout_s):
+    with _reaching(uri), short_requests(REACH_S):
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
-def check_reached(uri: str, *, timeout_s: float = 5.0) -> None:
+def check_reached(uri: str) -> None:
     """Make sure that there is somebody at `uri`, or a database; no table of one is touched.
 
-    Raises AutopruneError within a few `timeout_s`.
+    Raises AutopruneError within a few `REACH_S`.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in (*DEFAULT_PORTS, "sqlite", "databricks"):
@@ -54,7 +57,7 @@ def check_reached(uri: str, *, timeout_s: float = 5.0) -> None:
         )
     with _reaching(uri):
         if scheme in DEFAULT_PORTS:
-            _knock(uri, scheme, timeout_s)
+            _knock(uri, scheme)
         if scheme not in ("http", "https", "databricks"):
             _connect(uri)
 
@@ -81,10 +84,16 @@ def _status(error: MlflowException) -> int:
     return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for every other store, and for one in memory."""
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(SQLITE) and path else None
+
+
 def missing_file(uri: str) -> Path | None:
     """The file of a sqlite store that does not exist yet; None for every other store."""
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    return Path(path) if uri.startswith(SQLITE) and path and not Path(path).exists() else None
+    file = sqlite_file(uri)
+    return None if file is None or file.exists() else file
 
 
 def check_existing(uri: str) -> None:
@@ -128,10 +137,8 @@ def artifact_root(uri: str) -> str | None:
 
     MLflow would otherwise take ./mlruns of whatever directory the process happens to be in.
     """
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    if not uri.startswith(SQLITE) or not path:
-        return None
-    return (Path(path).resolve().parent / "mlartifacts").as_uri()
+    file = sqlite_file(uri)
+    return None if file is None else (file.resolve().parent / "mlartifacts").as_uri()
 
 
 def check_in_place(uri: str, location: str) -> None:
@@ -193,19 +200,19 @@ def short_requests(timeout_s: float) -> Iterator[None]:
         yield
 
 
-def _knock(uri: str, scheme: str, timeout_s: float) -> None:
+def _knock(uri: str, scheme: str) -> None:
     """Open and close a connection to the server's port; database drivers wait for minutes."""
     parts = urlsplit(uri)
     if parts.hostname:
         port = parts.port or DEFAULT_PORTS[scheme]
-        socket.create_connection((parts.hostname, port), timeout=timeout_s).close()
+        socket.create_connection((parts.hostname, port), timeout=REACH_S).close()
 
 
 def _connect(uri: str) -> None:
     """Open a database once; MLflow 3.17 would try ten times over more than a minute."""
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    if uri.startswith(SQLITE) and path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = sqlite_file(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         engine = sqlalchemy.create_engine(uri)
     except (ArgumentError, NoSuchModuleError) as error:

@@ -16,7 +16,7 @@ from autoprune.orchestration.tracking.connection import (
     short_requests,
 )
 from autoprune.orchestration.tracking.entries import Entries, log_entries, now_ms
-from autoprune.orchestration.tracking.runs import find_or_make_experiment
+from autoprune.orchestration.tracking.finding import find_or_make_experiment
 
 CONTEST, SEARCH = "autoprune.contest", "autoprune.search"
 ALL = "all of them"

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.tracking.connection import answering, check_existing
-from autoprune.orchestration.tracking.runs import find_sweep_run
+from autoprune.orchestration.tracking.finding import find_sweep_run
 
 HOST = "127.0.0.1"
 POLL_S = 0.2

@@ -7,7 +7,6 @@ run a process, and takes over the run that MLFLOW_RUN_ID names.
 
 import getpass
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.trial import Failure, Observation, Trial
+from autoprune.domain.trial import Failure, Measurement, Observation, Trial
 from autoprune.orchestration.history import History, state_of
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import (
@@ -28,12 +26,18 @@ from autoprune.orchestration.reports.pareto import (
     pareto_csv,
     pareto_json,
 )
-from autoprune.orchestration.tracking.connection import check_in_place
 from autoprune.orchestration.tracking.entries import Entries, flatten, log_entries, now_ms
+from autoprune.orchestration.tracking.finding import (
+    KIND,
+    SWEEP,
+    TRIAL,
+    find_or_make_experiment,
+    tagged,
+)
 from autoprune.orchestration.tracking.provenance import Provenance
 from autoprune.orchestration.view import SweepView
 
-SWEEP, KIND, TRIAL, STATE = "autoprune.sweep", "autoprune.kind", "trial", "state"
+STATE = "state"
 NOTE_LENGTH = 4000
 REASON_LENGTH = 4000
 PAGE = 1000
@@ -58,7 +62,7 @@ class SweepRuns:
         self.parent = self._parent(view)
 
     def _parent(self, view: SweepView) -> str:
-        found = self._find(f"tags.`{KIND}` = 'sweep'")
+        found = self._find("sweep")
         if found:
             run_id = str(found[0].info.run_id)
             self.client.update_run(run_id, status="RUNNING")
@@ -69,7 +73,7 @@ class SweepRuns:
 
     def load_children(self) -> None:
         """Learn which children are there already and which of them are complete."""
-        for run in self._find(f"tags.`{KIND}` = 'trial'"):
+        for run in self._find("trial"):
             number, tags = int(run.data.tags[TRIAL]), run.data.tags
             if self.children.get(number, run.info.run_id) != run.info.run_id:
                 continue
@@ -112,23 +116,21 @@ class SweepRuns:
 
         With an outcome the `pareto` tags of all children are brought up to date with `view`.
         """
-        number = trial.number
-        outcomes = [one for one in found if isinstance(one, Observation)]
-        began_ms = [
-            now_ms() - round(one.seconds * 1000) if isinstance(one, Observation) else one.at_ms
-            for one in found
-        ]
-        run_id = self._child(trial, min(at_ms for at_ms in began_ms if at_ms is not None))
+        run_id = self._child(trial, min(map(_began_ms, found)))
         entries = [self._told(one, view) if isinstance(one, Observation) else one for one in found]
-        if number not in self._described:
+        if trial.number not in self._described:
             entries = [_parameters(trial), *entries]
         log_entries(self.client, run_id, *entries)
-        self._described.add(number)
-        if not outcomes:
-            return
-        last = outcomes[-1]
+        self._described.add(trial.number)
+        outcomes = [one for one in found if isinstance(one, Observation)]
+        if outcomes:
+            self._end(run_id, outcomes[-1], view)
+
+    def _end(self, run_id: str, last: Observation, view: SweepView) -> None:
+        """Have the child of a trial end with the last that it came to."""
+        number = last.trial.number
         if number not in self._written:
-            self.client.log_text(run_id, _json(trial.spec.to_json()), "spec.json")
+            self.client.log_text(run_id, _json(last.trial.spec.to_json()), "spec.json")
         status = "FAILED" if isinstance(last.outcome, Failure) else "FINISHED"
         self.client.set_terminated(run_id, status=status, end_time=self._ended_ms(last))
         self._written[number] = _state(last)
@@ -154,9 +156,10 @@ class SweepRuns:
             case Failure(stage=stage, cause=cause, reason=reason):
                 tags |= {"failure.stage": str(stage), "failure.cause": str(cause)}
                 tags["failure.reason"] = reason[:REASON_LENGTH]
-            case measurement:
-                metrics |= {f"seconds/{s}": value for s, value in measurement.seconds.items()}
-                tags |= {"stopped_by": s} if (s := measurement.stopped_by) else {}
+            case Measurement(seconds=seconds, stopped_by=broken):
+                metrics |= {f"seconds/{stage}": value for stage, value in seconds.items()}
+                if broken is not None:
+                    tags["stopped_by"] = broken
         return Entries(metrics, tags=tags, at_ms=self._ended_ms(observation))
 
     def retag(self, view: SweepView) -> None:
@@ -202,7 +205,7 @@ class SweepRuns:
 
         A server that hung carries out what it was asked before, also where that was asked again.
         """
-        for run in self._find(f"tags.`{KIND}` = 'trial'"):
+        for run in self._find("trial"):
             if self.children.get(int(run.data.tags[TRIAL])) not in (None, run.info.run_id):
                 self.client.delete_run(run.info.run_id)
 
@@ -220,7 +223,7 @@ class SweepRuns:
             return self.children[number]
         found: list[Run] = []
         if number in self._tried or not self._loaded:
-            found = self._find(f"tags.`{KIND}` = 'trial' and tags.`{TRIAL}` = '{number}'")
+            found = self._find("trial", number)
         if found:
             self._note(number, found[0])
         else:
@@ -244,14 +247,14 @@ class SweepRuns:
             self.experiment_id, start_time=started_ms, tags=dict(tags), run_name=name
         )
 
-    def _find(self, condition: str) -> list[Run]:
-        """The sweep's runs that meet a condition, oldest first."""
+    def _find(self, kind: str, number: int | None = None) -> list[Run]:
+        """The sweep's runs of a kind, oldest first; of trial `number` alone where that is given."""
         runs: list[Run] = []
         token: str | None = None
         while True:
             page = self.client.search_runs(
                 [self.experiment_id],
-                f"tags.`{SWEEP}` = '{self.sweep_id}' and {condition}",
+                tagged(self.sweep_id, kind, number),
                 max_results=PAGE,
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -262,55 +265,11 @@ class SweepRuns:
                 return runs
 
 
-def find_or_make_experiment(client: MlflowClient, name: str, root: str | None) -> str:
-    """The id of an experiment; a new one keeps artifacts below `root`, None leaves it to a server.
-
-    Raises AutopruneError for one that was deleted, or whose artifacts were moved.
-    """
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        folder = None if root is None else f"{root}/{time.strftime('%Y%m%d-%H%M%S')}"
-        try:
-            return str(client.create_experiment(name, artifact_location=folder))
-        except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    check_in_place(client.tracking_uri, str(found.artifact_location))
-    if found.lifecycle_stage != "active":
-        raise AutopruneError(
-            f"MLflow experiment {name!r} was deleted; restore it or choose another name"
-        )
-    return str(found.experiment_id)
-
-
-def find_run(client: MlflowClient, view: SweepView, number: int) -> str:
-    """The run of a trial. Raises AutopruneError where the store has none, or was moved."""
-    experiment = client.get_experiment_by_name(view.experiment)
-    if experiment is not None:
-        check_in_place(client.tracking_uri, str(experiment.artifact_location))
-    condition = (
-        f"tags.`{SWEEP}` = '{view.sweep_id}' and tags.`{KIND}` = 'trial' "
-        f"and tags.`{TRIAL}` = '{number}'"
-    )
-    ids = [] if experiment is None else [experiment.experiment_id]
-    found = client.search_runs(ids, condition, max_results=1) if ids else []
-    if not found:
-        raise AutopruneError(
-            f"trial {number} of {view.sweep_id} has no run in MLflow; "
-            f"{view.command('resume')} writes what is missing"
-        )
-    return str(found[0].info.run_id)
-
-
-def find_sweep_run(client: MlflowClient, experiment: str, sweep_id: str) -> Run | None:
-    """The parent run of a sweep, None where the store has none."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return None
-    condition = f"tags.`{SWEEP}` = '{sweep_id}' and tags.`{KIND}` = 'sweep'"
-    runs = client.search_runs([found.experiment_id], condition, max_results=1)
-    return runs[0] if runs else None
+def _began_ms(found: Entries | Observation) -> int:
+    """When the trial that told this had begun at the latest."""
+    if isinstance(found, Observation):
+        return now_ms() - round(found.seconds * 1000)
+    return now_ms() if found.at_ms is None else found.at_ms
 
 
 def _state(observation: Observation) -> str:

@@ -71,12 +71,6 @@ class MlflowTracker:
         return self._opened[0].parent
 
     @property
-    def page(self) -> str:
-        """The path of the sweep's run on an MLflow server's page: ``#/experiments/...``."""
-        runs, _ = self._opened
-        return f"#/experiments/{runs.experiment_id}/runs/{runs.parent}"
-
-    @property
     def unwritten(self) -> tuple[str, ...]:
         """What could not be written, known after `on_finish`."""
         return self._unwritten

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoprune.domain.trial import Observation, Stage, Trial
-from autoprune.orchestration.folders import replace_text
+from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.reports.dashboard import dashboard_html
 from autoprune.orchestration.reports.pareto import pareto_csv, pareto_json
 from autoprune.orchestration.view import SweepView
@@ -16,12 +16,14 @@ PARETO_JSON = "pareto.json"
 PARETO_CSV = "pareto.csv"
 PARETO_HTML = "pareto.html"
 
+SHARE = 0.02
+
 
 class ReportsWatcher:
     """Keeps the reports in a sweep's folder up to date, at most every `refresh_s` seconds.
 
     Where a sweep is so large that they take long they are written less often, so that no more than
-    `share` of the time goes into them. `run_ids` tells the runs that a tracker made for the trials.
+    `SHARE` of the time goes into them. `run_ids` tells the runs that a tracker made for the trials.
     Reports tell what the journal holds: where they cannot be written the sweep goes on, and `fault`
     says why until they can.
     """
@@ -32,10 +34,9 @@ class ReportsWatcher:
         *,
         run_ids: Callable[[], Mapping[int, str]] = dict,
         refresh_s: float = 5.0,
-        share: float = 0.02,
     ) -> None:
         self.folder, self.run_ids = folder, run_ids
-        self.refresh_s, self.share = refresh_s, share
+        self.refresh_s = refresh_s
         self.fault: str | None = None
         self._due = 0.0
 
@@ -53,7 +54,7 @@ class ReportsWatcher:
         if begun >= self._due:
             self._write(view)
             ended = time.perf_counter()
-            self._due = ended + max(self.refresh_s, (ended - begun) / self.share)
+            self._due = ended + max(self.refresh_s, (ended - begun) / SHARE)
 
     def on_finish(self, view: SweepView, *, complete: bool) -> None:
         """Write the reports a last time."""
