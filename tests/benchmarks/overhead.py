@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.domain.trial import Observation
+from autoprune.orchestration.background import short_turns
 from autoprune.orchestration.proposals import Proposals
 from autoprune.problems import known_problem
 from autoprune.searchers.named import SEARCHERS, build_searcher
@@ -81,7 +82,8 @@ def main() -> None:
     asked = parser.parse_args()
     found = {}
     for name in asked.searchers or [name for name in SEARCHERS if name not in SLOW]:
-        found[name] = measured(name, asked.trials)
+        with short_turns():  # as a sweep's loop has it
+            found[name] = measured(name, asked.trials)
         row = "  ".join(
             f"{what} {ms['median_ms']:.2f} / {ms['worst_ms']:.1f}"
             for what, ms in found[name].items()

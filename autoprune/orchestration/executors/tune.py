@@ -17,6 +17,7 @@ from ray.tune.execution import class_cache
 
 from autoprune.domain.trial import Cause, Observation, Trial
 from autoprune.evaluation import Progress, TrialContext
+from autoprune.orchestration.background import short_turns
 from autoprune.orchestration.executors.cluster import (
     check_address,
     check_versions,
@@ -47,9 +48,6 @@ from autoprune.orchestration.work import work
 
 GRACE_S = 5.0
 """How much longer than its limit a trial may take before its worker ends itself."""
-
-TURN_S = 0.0005
-"""How long a thread of the driver may keep the interpreter from another one."""
 
 LOOK_S = 5.0
 """How often a cluster is looked at for nodes that have come or gone."""
@@ -170,7 +168,7 @@ class TuneExecutor:
         )
         with (
             _no_keys_in_arguments(),
-            _short_turns(),
+            short_turns(),
             our_actor_manager(),
             lifeline(parts_of_the_cluster(), adapter.cut_off, adapter.leave),
         ):
@@ -220,21 +218,6 @@ def _no_keys_in_arguments() -> Iterator[None]:
         yield
     finally:
         names |= keys
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    """Let the searcher's thread and the tracker's hold up Tune's loop for less.
-
-    It waits some times for every result, and has to wait a turn of theirs after each: CPython's
-    turns of 5 ms made a third of what a trial costs besides its work.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 class TrialActor(tune.Trainable):
