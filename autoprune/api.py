@@ -31,7 +31,7 @@ from autoprune.orchestration.request import Executor, GoalRequest, SpaceRequest,
 from autoprune.orchestration.store import store_at
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.importance import criterion_of
+from autoprune.pruning.criteria import criterion_of
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.named import AnyFactory, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments

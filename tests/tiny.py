@@ -28,7 +28,7 @@ from autoprune.orchestration.request import (
     SweepRequest,
 )
 from autoprune.orchestration.sweep import Budget
-from autoprune.pruning.importance import criterion_of
+from autoprune.pruning.criteria import criterion_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers.named import searcher_named
 from autoprune.tasks.protocol import Task

@@ -12,8 +12,8 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Observation, Speedup, Stage
 from autoprune.measurement.meter import SpeedMeter
+from autoprune.pruning.criteria import Criterion
 from autoprune.pruning.graph import Dependencies
-from autoprune.pruning.importance import Criterion
 from autoprune.pruning.recipe import Recipe
 from autoprune.pruning.recover import FitPlan, FitState
 from autoprune.tasks.protocol import Task

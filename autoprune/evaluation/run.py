@@ -32,7 +32,7 @@ from autoprune.measurement.meter import speed_metrics
 from autoprune.measurement.prepared import out_of_memory
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.importance import Scoring
+from autoprune.pruning.criteria import Scoring
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitPlan, FitState, fit, recalibrate
 from autoprune.pruning.surgery import prune

@@ -18,8 +18,8 @@ from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.orchestration.request import GoalRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
+from autoprune.pruning.criteria import Scoring, score
 from autoprune.pruning.graph import Dependencies, trace
-from autoprune.pruning.importance import Scoring, score
 from autoprune.pruning.isolation import mode, own_rng
 from autoprune.searchers.named import build_searcher
 from autoprune.tasks.protocol import Split, Task, device_of

@@ -20,7 +20,7 @@ from autoprune.orchestration.interrupt import Interrupt, OnInterrupt
 from autoprune.orchestration.storage import InFolder, InStore, Storage
 from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget, Sweep
-from autoprune.pruning.importance import Criterion
+from autoprune.pruning.criteria import Criterion
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers.named import AnyFactory
 from autoprune.searchers.uniform import RATIOS, check_ratios

@@ -152,12 +152,18 @@ def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
 
 def sum_by_unit(layer: nn.Module, side: Side, values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor shaped like the layer's weight over all but the units of a side: [w]."""
+    return rows_by_unit(layer, side, values).sum(1)
+
+
+def rows_by_unit(layer: nn.Module, side: Side, values: torch.Tensor) -> torch.Tensor:
+    """A tensor shaped like the layer's weight with one row for every unit of a side: [w, ...]."""
     if isinstance(layer, nn.Embedding):
-        return values.sum(0)
+        return values.T
     if values.dim() == 1 or is_depthwise(layer) or _is_row(layer, side):
-        return values.reshape(len(values), -1).sum(1)
+        return values.reshape(len(values), -1)
     groups, columns = groups_of(layer), values.shape[1]
-    return values.reshape(groups, -1, columns, values[0, 0].numel()).sum((1, 3)).flatten()
+    blocks = values.reshape(groups, -1, columns, values[0, 0].numel())
+    return blocks.transpose(1, 2).reshape(groups * columns, -1)
 
 
 def weight_axis(layer: nn.Module, side: Side) -> int:

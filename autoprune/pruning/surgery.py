@@ -12,9 +12,9 @@ from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.space import Group, PruningSpec
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.coupling import Coupling, cuts_for
+from autoprune.pruning.criteria import Criterion, Scoring, criterion_of, score
 from autoprune.pruning.cuts import Indices, Side, apply_cuts, width
 from autoprune.pruning.graph import Dependencies, GraphError, trace
-from autoprune.pruning.importance import Criterion, Scoring, criterion_of, score
 from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.recipe import Recipe
 from autoprune.tasks.protocol import Inputs, tensors_of

@@ -12,7 +12,7 @@ from autoprune.domain.space import Bounds
 from autoprune.evaluation import TrialLimits
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
 from autoprune.orchestration.sweep import Budget
-from autoprune.pruning.importance import Criterion, criterion_of
+from autoprune.pruning.criteria import Criterion, criterion_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, check_ranges
 

@@ -15,7 +15,7 @@ from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.session import prepare, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
-from autoprune.pruning.importance import criterion_of
+from autoprune.pruning.criteria import criterion_of
 from autoprune.pruning.recover import FitPlan
 from tests.tiny import request
 

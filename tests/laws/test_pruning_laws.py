@@ -12,9 +12,9 @@ from torch import nn
 
 from autoprune.domain.space import PruningSpec
 from autoprune.pruning.coupling import Coupling, cuts_for
+from autoprune.pruning.criteria import unit_sums
 from autoprune.pruning.cuts import width
 from autoprune.pruning.graph import Dependencies, trace
-from autoprune.pruning.importance import unit_sums
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.surgery import prune
 from tests.random_networks import BATCH, EXAMPLE, nets

@@ -38,7 +38,7 @@ from autoprune.orchestration.request import BaselineRequest
 from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
-from autoprune.pruning.importance import criterion_of
+from autoprune.pruning.criteria import criterion_of
 from autoprune.pruning.recover import FitPlan
 from autoprune.tasks.protocol import Inputs
 from tests.pruning_tasks import Blobs, small_net

@@ -6,8 +6,8 @@ import torch_pruning as tp
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.criteria import CRITERIA, Scoring, criterion_of, score
 from autoprune.pruning.graph import Dependencies, trace
-from autoprune.pruning.importance import CRITERIA, Scoring, criterion_of, score
 from tests.pruning_tasks import Blobs, small_net
 
 TASK = Blobs()

@@ -1,0 +1,95 @@
+"""A factor of one on every unit of every sample, by which the loss can be differentiated.
+
+Axis legend: B = batch, u = units of a group, w = inputs of a layer.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.coupling import Coupling
+from autoprune.pruning.criteria.readers import input_axis, readers_of
+from autoprune.pruning.cuts import width
+from autoprune.tasks.protocol import tensors_of
+
+
+@dataclass(eq=False)
+class Masks:
+    """The masks of the forward passes since the last `take`.
+
+    Each multiplies a unit's signal in all layers that read it, so that 0 in place of 1 is what
+    removing the unit does. Every sample has masks of its own: derivatives come for each sample
+    at the price of one, since in evaluation mode no sample depends on another.
+    """
+
+    criterion: str
+    dtype: torch.dtype
+    device: torch.device
+    samples: int = 0
+    taken: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    current: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def begin(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pass: how many samples it is of."""
+        self.samples = len(tensors_of([*args, *kwargs.values()])[0])
+        self.current = {}
+
+    def factor(self, coupling: Coupling) -> torch.Tensor:
+        """The group's masks in this pass: ones [B, u]."""
+        name, size = coupling.group.name, coupling.group.size
+        if name not in self.current:
+            self.current[name] = torch.ones(
+                self.samples, size, dtype=self.dtype, device=self.device, requires_grad=True
+            )
+            self.taken.setdefault(name, []).append(self.current[name])
+        return self.current[name]
+
+    def take(self) -> dict[str, list[torch.Tensor]]:
+        """The masks by group, of one pass or more; groups that no layer read are left out."""
+        found, self.taken, self.current = self.taken, {}, {}
+        return found
+
+
+@contextmanager
+def masked(model: nn.Module, couplings: Sequence[Coupling], *, criterion: str) -> Iterator[Masks]:
+    """A network whose units are multiplied by masks while the context is open."""
+    first = next(p for p in model.parameters() if p.is_floating_point())
+    masks = Masks(criterion, first.dtype, first.device)
+    hooks = [model.register_forward_pre_hook(masks.begin, with_kwargs=True)]
+    for coupling in couplings:
+        for member, layer in readers_of(model, coupling):
+            slot = torch.full((width(layer, "in"),), coupling.group.size)
+            slot[torch.from_numpy(member.index)] = torch.from_numpy(member.unit)
+            hook = partial(_scale, masks, coupling, slot.to(first.device))
+            hooks.append(layer.register_forward_pre_hook(hook))
+    try:
+        yield masks
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _scale(
+    masks: Masks, coupling: Coupling, slot: torch.Tensor, layer: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The reader's input [B, ...] times the masks of its units; `slot` says which, [w]."""
+    inputs, axis = args[0], input_axis(layer)
+    if masks.samples == 0 or len(inputs) % masks.samples:
+        raise AutopruneError(
+            f"criterion {masks.criterion!r} tells samples apart by the first axis, and a layer "
+            f"that reads group {coupling.group.name!r} takes {list(inputs.shape)} for "
+            f"{masks.samples} samples; choose taylor"
+        )
+    # the last slot is for inputs that are no units of this group
+    factor = F.pad(masks.factor(coupling), (0, 1), value=1.0)[:, slot]
+    factor = factor.repeat_interleave(len(inputs) // masks.samples, 0)
+    shape = [len(inputs)] + [1] * (inputs.dim() - 1)
+    shape[axis] = len(slot)
+    return (inputs * factor.reshape(shape).to(inputs.dtype), *args[1:])
