@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from autoprune.domain.objective import Goal
 from autoprune.domain.profile import Profile
+from autoprune.domain.ranking import Ranking
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Observation, Trial
 
@@ -82,11 +83,18 @@ class SearcherFactory(Protocol):
     """Builds a searcher for a sweep."""
 
     def __call__(
-        self, space: SearchSpace, goal: Goal, seed: int, *, profile: Profile | None = None
+        self,
+        space: SearchSpace,
+        goal: Goal,
+        seed: int,
+        *,
+        profile: Profile | None = None,
+        ranking: Ranking | None = None,
     ) -> Searcher:
         """Build it; the seed fixes every proposal.
 
-        `profile` is what each group costs and gives on its own, where the sweep has measured it.
+        `profile` is what each group costs and gives on its own, where the sweep has measured it;
+        `ranking` is what the space's criteria make of the trained network, once there is one.
         """
         ...
 

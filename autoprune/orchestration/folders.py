@@ -15,6 +15,7 @@ DEFAULT_OUTPUT = "outputs"
 JOURNAL_FILE = "journal.jsonl"
 BASELINE_FILE = "baseline.safetensors"
 PROFILE_FILE = "profile.json"
+RANKING_FILE = "ranking.json"
 LATEST = "latest"
 LOCK_FILE = "lock"
 

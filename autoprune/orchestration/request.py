@@ -22,8 +22,8 @@ from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.pruning.criteria import Criterion
 from autoprune.pruning.recover import FitPlan
+from autoprune.searchers.grid import RATIOS, check_ratios
 from autoprune.searchers.named import AnyFactory
-from autoprune.searchers.uniform import RATIOS, check_ratios
 from autoprune.tasks.protocol import Task
 
 FIRST = RATIOS[:3]

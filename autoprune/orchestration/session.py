@@ -28,6 +28,7 @@ from autoprune.orchestration.folders import (
     BASELINE_FILE,
     JOURNAL_FILE,
     PROFILE_FILE,
+    RANKING_FILE,
     made,
     make_folder,
     new_id,
@@ -36,14 +37,15 @@ from autoprune.orchestration.folders import (
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.planning import Plan, goal_of, make_plan
-from autoprune.orchestration.profile_file import read_profile, write_profile
+from autoprune.orchestration.profile_file import read_profile, read_ranking, write_known
 from autoprune.orchestration.proposals import Proposals
+from autoprune.orchestration.ranking import rank_network
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.store import check_store
 from autoprune.orchestration.sweep import Sweep, Watcher
 from autoprune.orchestration.view import SweepView, view_of
 from autoprune.pruning.accuracy import evaluate
-from autoprune.searchers.named import build_searcher
+from autoprune.searchers.named import build_searcher, takes
 from autoprune.searchers.uniform import UniformSearcher
 
 
@@ -170,10 +172,15 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
         output=output_word(request.output),
         from_python=request.config is None,
     )
+    ranking = None
+    if takes(request.searcher, "ranking"):
+        ranking = rank_network(prepared.context, view.space, seed=request.seed)
     folder = make_folder(request.output, view.sweep_id)
     write_weights(folder / BASELINE_FILE, prepared.baseline.model.state_dict())
     if prepared.profile is not None:
-        write_profile(prepared.profile, folder / PROFILE_FILE)
+        write_known(prepared.profile, folder / PROFILE_FILE)
+    if ranking is not None:
+        write_known(ranking, folder / RANKING_FILE)
     header = {
         "sweep_id": view.sweep_id,
         "experiment": view.experiment,
@@ -246,7 +253,12 @@ def _run(
     request = prepared.request
     folder = journal.path.parent
     searcher = build_searcher(
-        request.searcher, view.space, view.goal, request.seed, profile=_profile(folder)
+        request.searcher,
+        view.space,
+        view.goal,
+        request.seed,
+        profile=_profile(folder),
+        ranking=read_ranking(folder / RANKING_FILE),
     )
     proposals = Proposals(
         searcher,

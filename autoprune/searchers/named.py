@@ -9,18 +9,21 @@ from autoprune.domain.errors import AutopruneError, first_line, unknown
 from autoprune.domain.objective import Goal
 from autoprune.domain.profile import Profile
 from autoprune.domain.protocols import Searcher
+from autoprune.domain.ranking import Ranking
 from autoprune.domain.space import SearchSpace
 from autoprune.searchers.frontier import FrontierSearcher
 from autoprune.searchers.optuna import OptunaSearcher
 from autoprune.searchers.random import RandomSearcher
+from autoprune.searchers.ranked import RankedSearcher
 from autoprune.searchers.samplers import SAMPLERS
 from autoprune.searchers.uniform import UniformSearcher
 
 AnyFactory = Callable[..., Searcher]
-"""A `SearcherFactory` that need not take a profile."""
+"""A `SearcherFactory` that need not take a profile or a ranking."""
 
 SEARCHERS: dict[str, AnyFactory] = {
     "uniform": UniformSearcher,
+    "ranked": RankedSearcher,
     "random": RandomSearcher,
     "frontier": FrontierSearcher,
     **{name: partial(OptunaSearcher, sampler=name) for name in SAMPLERS},
@@ -28,8 +31,8 @@ SEARCHERS: dict[str, AnyFactory] = {
 """The built-in searchers by name."""
 
 
-def takes_profile(factory: AnyFactory) -> bool:
-    """Whether what it builds reads the profile of the network.
+def takes(factory: AnyFactory, knowledge: str) -> bool:
+    """Whether what it builds reads the network's ``profile``, or its ``ranking``.
 
     Raises AutopruneError for what cannot be called.
     """
@@ -38,7 +41,7 @@ def takes_profile(factory: AnyFactory) -> bool:
             f"the searcher is {factory!r}; give a name, or what builds one: a class or a function "
             "that is called as factory(space, goal, seed)"
         )
-    return "profile" in inspect.signature(factory).parameters
+    return knowledge in inspect.signature(factory).parameters
 
 
 def build_searcher(
@@ -48,14 +51,16 @@ def build_searcher(
     seed: int,
     *,
     profile: Profile | None = None,
+    ranking: Ranking | None = None,
 ) -> Searcher:
-    """What `factory` builds; it is handed the profile only where it takes one.
+    """What `factory` builds; it is handed the profile and the ranking only where it takes them.
 
     Raises AutopruneError where that is no searcher, or where it cannot be built.
     """
     try:
-        known = {"profile": profile} if takes_profile(factory) else {}
-        found = factory(space, goal, seed, **known)
+        known = {"profile": profile, "ranking": ranking}
+        taken = {name: fact for name, fact in known.items() if takes(factory, name)}
+        found = factory(space, goal, seed, **taken)
     except AutopruneError:
         raise
     except Exception as error:  # code of a user's may raise anything

@@ -16,7 +16,7 @@ from autoprune.orchestration.launch import Tracking
 from autoprune.orchestration.planning import rehearse_goal
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.tracking.connection import recalled
-from autoprune.searchers.uniform import check_ratios
+from autoprune.searchers.grid import check_ratios
 from autoprune.settings.parts import (
     budget_of,
     criteria_of,

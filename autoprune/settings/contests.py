@@ -5,7 +5,7 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant
-from autoprune.searchers.named import takes_profile
+from autoprune.searchers.named import takes
 from autoprune.settings.build import build_request
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, options_of, plain
@@ -78,5 +78,5 @@ def _option(name: str, config_dir: str | None) -> dict[str, Any]:
 def _entrant(option: Mapping[str, Any], *, profile: bool) -> Entrant:
     """A searcher by its option; with a profile if it takes one."""
     factory = build_target("searcher", option["searcher"], partial=True)
-    wants = option["profile"] or (profile and takes_profile(factory))
+    wants = option["profile"] or (profile and takes(factory, "profile"))
     return Entrant(factory, option["searcher"], profile=wants)

@@ -29,7 +29,7 @@ from autoprune.orchestration.folders import (
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_goal
-from autoprune.orchestration.profile_file import read_profile, write_profile
+from autoprune.orchestration.profile_file import read_profile, write_known
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SweepRequest
@@ -250,7 +250,7 @@ def _profiled(
     profile = read_profile(file, without="the network is profiled anew")
     if profile is None:
         profile = profile_network(prepared, checks=0, report=listeners.on_point).profile
-        write_profile(profile, file)
+        write_known(profile, file)
     seconds = sum(point.seconds for point in profile.points)
     return replace(prepared, profile=profile), replace(contest, profile_s=seconds)
 
