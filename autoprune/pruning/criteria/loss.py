@@ -4,13 +4,12 @@ Axis legend: B = batch, n = a sample, u = units of a group.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.pruning.coupling import Coupling
@@ -18,11 +17,10 @@ from autoprune.pruning.criteria.masks import masked
 from autoprune.pruning.criteria.protocol import Scores, Scoring, over_batches
 from autoprune.pruning.criteria.weights import or_l1, unit_sums
 from autoprune.pruning.isolation import derive
-from autoprune.tasks.protocol import Task, device_of
+from autoprune.tasks.protocol import Task
 
-PROBES = 4
-"""Random vectors a batch for the Hessian's diagonal; each is one product, and every sample of the
-batch has its own."""
+PROBES = 16
+"""Vectors a batch by which a Hessian is probed, two backward passes each."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,8 @@ class Fisher:
         samples: Counter[str] = Counter()
 
         def step(task: Task, batch: Any) -> None:
-            loss = task.loss(model, batch)
-            taken = masks.take()
-            if not taken:
-                return
-            gradients = torch.autograd.grad(loss, _flat(taken), allow_unused=True)
-            for name, found in _by_group(taken, gradients).items():
+            slopes = _slopes(task.loss(model, batch), None, masks.take())
+            for name, found in slopes.items():
                 for slope in found:  # of the mean over B samples: B times that of one
                     squares = (slope * len(slope)).double().square().sum(0).cpu()
                     total[name] = total.get(name, 0.0) + squares
@@ -90,15 +84,17 @@ class Fisher:
 
 @dataclass(frozen=True)
 class Hessian:
-    """Second-order estimate of how much the loss changes without a unit: abs(h) / 2.
+    """Second-order estimate of how much the loss changes without a unit: h / 2.
 
-    h is the second derivative of the loss by m, a factor on the unit in all layers that read it;
-    LeCun et al., Optimal Brain Damage, NIPS 1990, whose parameters may be shared by connections
-    as m is by the unit's. The gradient is left out, as there, because the network is trained; the
-    sign, because it is a distance from that minimum. The diagonal is Hutchinson's estimate, the
-    mean of z * Hz over vectors z of random signs with exact products Hz: `probes` for each sample
-    of up to `scoring.batches` batches of train, in evaluation mode. It is exact where no two units
-    act together. A group that no convolution or linear layer reads falls back to L1.
+    h is the second derivative of the loss by m, a factor on the unit in all layers that read it:
+    LeCun et al., Optimal Brain Damage, NIPS 1990, whose parameters may be shared by connections as
+    m is by the unit's. As there, the gradient is left out, because the network is trained, and the
+    network is taken for linear in m near 1 while the loss is not (Gauss-Newton); with ReLUs and no
+    two ways of a unit that meet it is. From exact products: with z the outputs of a sample, J
+    their slope by m and H the Hessian of the loss by z, h is the mean of (r J) (H r J) over vectors
+    r, which are all unit vectors where a sample has at most `probes` outputs, and else `probes`
+    draws of random signs for each sample. Up to `scoring.batches` batches of train, in evaluation
+    mode. A group that no convolution or linear layer reads falls back to L1.
     """
 
     name: str = "hessian"
@@ -112,88 +108,114 @@ class Hessian:
 
     def scores(self, model: nn.Module, couplings: Sequence[Coupling], scoring: Scoring) -> Scores:
         """See `Criterion`. Raises AutopruneError without a task or data, where samples cannot be
-        told apart, and where the network or the loss has no second derivative.
+        told apart, and where the loss is not bent by the outputs that the network returns.
         """
         total: dict[str, torch.Tensor] = {}
-        device = device_of(model)
-        generator = torch.Generator().manual_seed(derive(scoring.seed, 1))
+        draws = torch.Generator().manual_seed(derive(scoring.seed, 1))
+        bent = False
 
         def step(task: Task, batch: Any) -> None:
+            nonlocal bent
             loss = task.loss(model, batch)
-            taken = masks.take()
-            if not taken:
-                return
-            flat = _flat(taken)
-            slopes = torch.autograd.grad(
-                loss, flat, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for _ in range(self.probes):
-                signs = [_signs(mask, generator).to(device) for mask in flat]
-                bent = _product(slopes, signs, flat)
-                for name, found in _by_group(taken, _times(signs, bent)).items():
-                    for curvature in found:
-                        total[name] = total.get(name, 0.0) + curvature.double().sum(0).cpu()
+            outputs, taken = masks.outputs(), masks.take()
+            for probe, curved in _curvatures(
+                self.name, loss, outputs, self._probes(outputs, draws)
+            ):
+                bent = bent or any(bool((c != 0).any()) for c in curved)
+                along = _slopes(outputs, probe, taken)
+                across = _slopes(outputs, curved, taken)
+                for name, pairs in along.items():
+                    for one, other in zip(pairs, across[name], strict=True):
+                        h = (one * other).double().sum(0).cpu()
+                        total[name] = total.get(name, 0.0) + h
 
-        # PyTorch's fused attention has no second derivative
-        with (
-            masked(model, couplings, criterion=self.name) as masks,
-            sdpa_kernel(SDPBackend.MATH),
-        ):
-            seen = self._over_batches(model, scoring, step)
-        found = {name: (h / (seen * self.probes)).abs() / 2 for name, h in total.items()}
-        return or_l1(found, model, couplings)
-
-    def _over_batches(self, model: nn.Module, scoring: Scoring, step: Any) -> int:
-        try:
-            return over_batches(self.name, model, scoring, step, needs="loss")
-        except RuntimeError as error:
-            if "derivative" not in str(error):
-                raise
+        with masked(model, couplings, criterion=self.name) as masks:
+            seen = over_batches(self.name, model, scoring, step, needs="loss")
+        if not bent:
             raise AutopruneError(
-                f"criterion {self.name!r} needs second derivatives, which {type(model).__name__} "
-                f"or its loss does not have ({first_line(error)}); choose fisher or taylor"
-            ) from error
+                f"criterion {self.name!r} needs a loss that is bent by the outputs of "
+                f"{type(model).__name__}, and this one is linear in them or is computed inside "
+                "the network; choose fisher or taylor"
+            )
+        return or_l1({name: h.abs() / (2 * seen) for name, h in total.items()}, model, couplings)
+
+    def _probes(
+        self, outputs: Sequence[torch.Tensor], draws: torch.Generator
+    ) -> Iterator[list[torch.Tensor]]:
+        """Vectors r for the outputs of every sample, whose sum of r r' is the identity's mean."""
+        each = [output[0].numel() for output in outputs if output.dim()]
+        if len(each) == len(outputs) and sum(each) <= self.probes:
+            for number, output in enumerate(outputs):
+                for entry in range(each[number]):
+                    probe = [torch.zeros_like(other) for other in outputs]
+                    probe[number].reshape(len(output), -1)[:, entry] = 1
+                    yield probe
+            return
+        for _ in range(self.probes):
+            yield [_signs(output, draws) / self.probes**0.5 for output in outputs]
 
 
 Taken = Mapping[str, Sequence[torch.Tensor]]
 
 
-def _flat(taken: Taken) -> list[torch.Tensor]:
-    return [mask for masks in taken.values() for mask in masks]
-
-
-def _by_group(taken: Taken, values: Sequence[torch.Tensor | None]) -> dict[str, list[torch.Tensor]]:
-    """The inverse of `_flat`; without what the loss does not depend on."""
-    rest = iter(values)
-    pairs = {name: [next(rest) for _ in masks] for name, masks in taken.items()}
-    return {name: [v for v in found if v is not None] for name, found in pairs.items()}
-
-
-def _signs(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    drawn = torch.randint(0, 2, mask.shape, generator=generator)
-    return drawn.to(mask.dtype) * 2 - 1
-
-
-def _product(
-    slopes: Sequence[torch.Tensor], signs: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]
-) -> Sequence[torch.Tensor]:
-    """The Hessian times `signs`; zeros where the loss is linear in every mask."""
-    along = [(g * z).sum() for g, z in zip(slopes, signs, strict=True) if g.requires_grad]
-    if not along:
-        return [torch.zeros_like(mask) for mask in masks]
-    return torch.autograd.grad(
-        torch.stack(along).sum(),
-        masks,
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
+def _slopes(
+    outputs: torch.Tensor | Sequence[torch.Tensor],
+    along: Sequence[torch.Tensor] | None,
+    taken: Taken,
+) -> dict[str, list[torch.Tensor]]:
+    """The slope of the outputs, along a vector, by the masks [B, u] of each group; groups that
+    they do not depend on are left out.
+    """
+    flat = [mask for masks in taken.values() for mask in masks]
+    if not flat:
+        return {}
+    found = iter(
+        torch.autograd.grad(outputs, flat, grad_outputs=along, retain_graph=True, allow_unused=True)
     )
+    slopes = {name: [next(found) for _ in masks] for name, masks in taken.items()}
+    return {
+        name: [slope for slope in own if slope is not None]
+        for name, own in slopes.items()
+        if any(slope is not None for slope in own)
+    }
 
 
-def _times(
-    left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]
-) -> list[torch.Tensor | None]:
-    return [a * b for a, b in zip(left, right, strict=True)]
+def _curvatures(
+    criterion: str,
+    loss: torch.Tensor,
+    outputs: Sequence[torch.Tensor],
+    probes: Iterable[list[torch.Tensor]],
+) -> Iterator[tuple[list[torch.Tensor], Sequence[torch.Tensor]]]:
+    """Each probe with the Hessian of the loss by the outputs times the probe."""
+    try:
+        slopes = torch.autograd.grad(
+            loss, outputs, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for probe in probes:
+            along = [(g * r).sum() for g, r in zip(slopes, probe, strict=True) if g.requires_grad]
+            if not along:
+                return  # linear in every output
+            yield (
+                probe,
+                torch.autograd.grad(
+                    torch.stack(along).sum(),
+                    outputs,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                ),
+            )
+    except RuntimeError as error:
+        if "derivative" not in str(error):
+            raise
+        raise AutopruneError(
+            f"criterion {criterion!r} needs a loss with second derivatives ({first_line(error)}); "
+            "choose fisher or taylor"
+        ) from error
+
+
+def _signs(like: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, like.shape, generator=draws).to(like) * 2 - 1
 
 
 def _first_order(weight: nn.Parameter) -> torch.Tensor:

@@ -35,11 +35,16 @@ class Masks:
     samples: int = 0
     taken: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     current: dict[str, torch.Tensor] = field(default_factory=dict)
+    heard: list[torch.Tensor] = field(default_factory=list)
 
     def begin(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pass: how many samples it is of."""
         self.samples = len(tensors_of([*args, *kwargs.values()])[0])
         self.current = {}
+
+    def end(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """The pass is over: what the network returned."""
+        self.heard += [tensor for tensor in tensors_of(output) if tensor.requires_grad]
 
     def factor(self, coupling: Coupling) -> torch.Tensor:
         """The group's masks in this pass: ones [B, u]."""
@@ -51,9 +56,13 @@ class Masks:
             self.taken.setdefault(name, []).append(self.current[name])
         return self.current[name]
 
+    def outputs(self) -> list[torch.Tensor]:
+        """What the network returned since the last `take`, as far as masks can change it."""
+        return list(self.heard)
+
     def take(self) -> dict[str, list[torch.Tensor]]:
         """The masks by group, of one pass or more; groups that no layer read are left out."""
-        found, self.taken, self.current = self.taken, {}, {}
+        found, self.taken, self.current, self.heard = self.taken, {}, {}, []
         return found
 
 
@@ -62,7 +71,10 @@ def masked(model: nn.Module, couplings: Sequence[Coupling], *, criterion: str) -
     """A network whose units are multiplied by masks while the context is open."""
     first = next(p for p in model.parameters() if p.is_floating_point())
     masks = Masks(criterion, first.dtype, first.device)
-    hooks = [model.register_forward_pre_hook(masks.begin, with_kwargs=True)]
+    hooks = [
+        model.register_forward_pre_hook(masks.begin, with_kwargs=True),
+        model.register_forward_hook(masks.end),
+    ]
     for coupling in couplings:
         for member, layer in readers_of(model, coupling):
             slot = torch.full((width(layer, "in"),), coupling.group.size)
