@@ -72,7 +72,7 @@ def search(
     they are left out:
 
     - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; `criterion` (``"l1"``,
-      or l2, bn_scale, taylor, random) picks the units that it loses.
+      or any other of `autoprune.pruning.criteria`) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),

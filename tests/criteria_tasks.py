@@ -44,16 +44,16 @@ class Noise:
 class Excited(nn.Module):
     """A convolution gated by squeeze and excite; `style` says how the sigmoid is written."""
 
-    def __init__(self, style: str = "module") -> None:
+    def __init__(self, style: str = "module", in_channels: int = 3, classes: int = 3) -> None:
         super().__init__()
         self.style = style
-        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_channels, 8, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(8)
         self.squeeze = nn.Linear(8, 4)
         self.excite = nn.Linear(4, 8) if style != "conv" else nn.Conv2d(4, 8, 1)
         self.gate = nn.Hardsigmoid() if style == "hard" else nn.Sigmoid()
         self.read = nn.Conv2d(8, 6, 3, padding=1)
-        self.head = nn.Linear(6, 3)
+        self.head = nn.Linear(6, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm(self.conv(x)))

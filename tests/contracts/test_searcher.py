@@ -2,9 +2,20 @@
 
 from functools import partial
 
+import numpy as np
 from autoprune_agents import agent
 
-from autoprune.searchers import FrontierSearcher, OptunaSearcher, RandomSearcher, UniformSearcher
+from autoprune.domain.objective import Goal
+from autoprune.domain.protocols import Searcher
+from autoprune.domain.ranking import Ranking
+from autoprune.domain.space import SearchSpace
+from autoprune.searchers import (
+    FrontierSearcher,
+    OptunaSearcher,
+    RandomSearcher,
+    RankedSearcher,
+    UniformSearcher,
+)
 from autoprune.searchers.named import AnyFactory
 from tests.contracts.searcher_contract import SearcherContract
 
@@ -16,6 +27,21 @@ SMALL = {"batch_size": 16, "learning_rate": 0.01, "policy_kwargs": {"net_arch": 
 
 class TestUniform(SearcherContract):
     factory = staticmethod(UniformSearcher)
+    seeded = False
+
+
+def ranked(space: SearchSpace, goal: Goal, seed: int) -> Searcher:
+    """Global ranking by scores that differ from group to group and by criterion."""
+    rng = np.random.default_rng(0)
+    scores = {
+        criterion: {g.name: tuple(np.sort(rng.random(g.size)).tolist()) for g in space.groups}
+        for criterion in space.criteria
+    }
+    return RankedSearcher(space, goal, seed, ranking=Ranking(scores))
+
+
+class TestRanked(SearcherContract):
+    factory = staticmethod(ranked)
     seeded = False
 
 

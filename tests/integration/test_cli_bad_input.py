@@ -290,6 +290,10 @@ def test_criterion_and_runtime_are_tried_before_the_baseline_is_trained(
 ) -> None:
     message = refused("sweep", *SMALL, "importance=bn_scale", "baseline.fit.epochs=100000")
     assert "criterion 'bn_scale' reads the scales of batch norms and" in message
+    message = refused("sweep", *SMALL, "importance=se_gate", "baseline.fit.epochs=100000")
+    assert "criterion 'se_gate' reads squeeze-and-excite gates and" in message
+    message = refused("sweep", *SMALL, "searcher=ranked", "searcher.normalisation=means")
+    assert "normalisation 'means' is not known; did you mean 'mean'" in message
     (tmp_path / "special.py").write_text(UNEXPORTABLE)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "special.yaml").write_text("_target_: special.Special")

@@ -23,10 +23,10 @@ from autoprune.models import mlp
 from autoprune.orchestration.artifacts import RECIPE_FILE, WEIGHTS_FILE
 from autoprune.orchestration.baseline import load_checkpoint
 from autoprune.orchestration.contest.records import CONTEST_FILE, read_contest
-from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE
+from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE, RANKING_FILE
 from autoprune.orchestration.journal import Journal
 from autoprune.orchestration.journal_line import MAX_LINE, encode
-from autoprune.orchestration.profile_file import read_profile
+from autoprune.orchestration.profile_file import read_profile, read_ranking
 from tests.hostile import (
     DEEP,
     IN_PLACE_OF_A_FILE,
@@ -235,7 +235,7 @@ def test_a_checkpoint_may_hold_an_optimizer_and_must_hold_the_network(tmp_path: 
 def test_journals_profiles_and_contests_that_are_none(kind: str, tmp_path: Path, say: Say) -> None:
     sweep = tmp_path / "out" / "sweep"
     sweep.mkdir(parents=True)
-    for name in (JOURNAL_FILE, PROFILE_FILE, CONTEST_FILE):
+    for name in (JOURNAL_FILE, PROFILE_FILE, RANKING_FILE, CONTEST_FILE):
         IN_PLACE_OF_A_FILE[kind](sweep / name)
     if kind != "a link to nothing":
         for which in ("sweep", "latest"):
@@ -246,6 +246,8 @@ def test_journals_profiles_and_contests_that_are_none(kind: str, tmp_path: Path,
     if kind in ("two terabytes", "a link to somebody's file"):
         with pytest.raises(AutopruneError, match=r"profile\.json (is|has)"):
             in_time(lambda: read_profile(sweep / PROFILE_FILE, without="it goes on"))
+        with pytest.raises(AutopruneError, match=r"ranking\.json (is|has)"):
+            in_time(lambda: read_ranking(sweep / RANKING_FILE))
 
 
 HEADER = {"event": "header", "version": 1}

@@ -93,7 +93,7 @@ def test_an_option_trains_as_it_says_in_every_experiment(
         f"{group}={option}"
         for group in ("searcher", "objective", "importance", "recovery", "meter", "space", "budget")
         for option in OPTIONS[group]
-        if option != "cuda_graph"  # needs CUDA
+        if option not in ("cuda_graph", "se_gate")  # need CUDA, and a network with gates
     ]
     + [
         "executor=ray",
@@ -109,6 +109,15 @@ def test_every_option_builds(override: str) -> None:
     budget = ["budget.trials=200"] if override == "searcher=ddpg" else []
     network = vgg if "bn_scale" in override else mlp
     config = compose_config("plan", [*network, *budget, override])
+    assert make_plan(build_request(plain(config))).space.axes
+
+
+def test_gates_rank_a_network_that_has_some(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    gated = "_target_: tests.criteria_tasks.Excited\nin_channels: 1\nclasses: 10\n"
+    (tmp_path / "model" / "gated.yaml").write_text(gated)
+    words = ["model=gated", "data.side=8", "importance=se_gate"]
+    config = compose_config("plan", words, config_dir=str(tmp_path))
     assert make_plan(build_request(plain(config))).space.axes
 
 
