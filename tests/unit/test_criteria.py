@@ -1,5 +1,5 @@
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -165,6 +165,40 @@ def losses(net: nn.Module, data: Noise, size: int) -> list[torch.Tensor]:
     pairs = zip(data.x.split(size), data.y.split(size), strict=True)
     with torch.no_grad():
         return [data.loss(net, pair) for pair in pairs]
+
+
+def test_taylor_is_the_first_order_of_every_weight():
+    """Against differences of the loss, one weight of a unit at a time."""
+    torch.manual_seed(0)
+    net, data = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double(), Noise((5,))
+    data.x = data.x.double()
+    found, step = trace(net, data.example()), 1e-6
+    ours = score(net, found.couplings, criterion_of("taylor"), Scoring(data))["0"]
+    expected = torch.zeros(4, dtype=torch.float64)
+    for unit in range(4):
+        # its row in the layer that makes it, its column in the one that reads it
+        places = [(0, unit, i) for i in range(5)] + [(2, i, unit) for i in range(3)]
+        for layer, row, column in places:
+            weight = net[layer].weight.data
+            kept = float(weight[row, column])
+            weight[row, column] = kept * (1 + step)
+            up = torch.stack(losses(net, data, 4))
+            weight[row, column] = kept * (1 - step)
+            down = torch.stack(losses(net, data, 4))
+            weight[row, column] = kept
+            expected[unit] += ((up - down) / (2 * step)).abs().mean()
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["fisher", "hessian", "activation", "apoz"])
+def test_a_group_that_no_layer_reads_falls_back_to_l1(name):
+    net, data = network("gated")
+    unread = [
+        replace(c, members=tuple(m for m in c.members if m.side == "out"))
+        for c in trace(net, data.example()).couplings
+    ]
+    ours, l1 = (score(net, unread, criterion_of(n), Scoring(data)) for n in (name, "l1"))
+    assert all(torch.equal(ours[group], l1[group]) for group in l1)
 
 
 def test_fisher_is_the_mean_square_of_every_samples_slope():

@@ -39,7 +39,8 @@ class Masks:
 
     def begin(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pass: how many samples it is of."""
-        self.samples = len(tensors_of([*args, *kwargs.values()])[0])
+        given = [tensor for tensor in tensors_of([*args, *kwargs.values()]) if tensor.dim()]
+        self.samples = len(given[0]) if given else 0
         self.current = {}
 
     def end(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
