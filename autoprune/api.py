@@ -72,7 +72,8 @@ def search(
     they are left out:
 
     - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; `criterion` (``"l1"``,
-      or any other of `autoprune.pruning.criteria`) picks the units that it loses.
+      another name, or an object of `autoprune.pruning.criteria` or your own) picks the units that
+      it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
@@ -167,6 +168,9 @@ def _request(
 ) -> SweepRequest:
     device, seed, step = chosen["device"], chosen["seed"], chosen["step"]
     storage = chosen["storage"]
+    criterion = chosen["criterion"]
+    if isinstance(criterion, str):
+        criterion = criterion_of(criterion)
     gate = QuietNode()
     settings = MeterSettings(
         batch_sizes=tuple(chosen["batch_sizes"]), max_s=chosen["measure_s"], seed=seed
@@ -201,7 +205,7 @@ def _request(
             Bounds("*", min_kept=chosen["min_kept"], step=step), exclude=chosen["exclude"]
         ),
         goal=GoalRequest(chosen["objectives"], chosen["constraints"]),
-        criteria={chosen["criterion"]: criterion_of(chosen["criterion"])},
+        criteria={criterion.name: criterion},
         recoveries=named_recovery(chosen["recovery"]),
         gate=gate,
         device=device,

@@ -10,6 +10,7 @@ from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.measurement.runtimes import Runtime
 from autoprune.orchestration.request import FIRST
+from autoprune.pruning.criteria import Criterion
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.arguments import (
     PLACE,
@@ -31,7 +32,7 @@ class Options(TypedDict, total=False):
     """What `search` takes beyond the model, the task, the searcher and the budget."""
 
     recovery: FitPlan
-    criterion: str
+    criterion: str | Criterion
     min_kept: float
     step: int | None
     exclude: Sequence[str]
@@ -94,7 +95,10 @@ RULES: dict[str, Rule] = {
     "trials": (or_none(whole), "a whole number, or None"),
     "minutes": (or_none(lambda given: number(given) and given > 0), "more than 0, or None"),
     "recovery": (a(FitPlan), "an autoprune.FitPlan"),
-    "criterion": TEXT,
+    "criterion": (
+        lambda given: isinstance(given, str) or offers(("name", "scores"))(given),
+        'a name, such as "l1", or a criterion (autoprune.pruning.criteria)',
+    ),
     "min_kept": (number, "a share between 0 and 1"),
     "step": (or_none(whole), "a whole number, or None"),
     "exclude": (all_of(a(str)), "a list of patterns"),

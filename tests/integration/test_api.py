@@ -28,6 +28,8 @@ from autoprune.orchestration.reports.live import (
     live_watcher,
 )
 from autoprune.orchestration.request import SweepRequest
+from autoprune.pruning.criteria import Hessian
+from autoprune.pruning.criteria.weights import Lamp
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.options import DEFAULTS, Options
@@ -101,6 +103,12 @@ def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPa
     assert tuple(own.uniform_first) == tuple(command.uniform_first)
     assert own.ladder == command.ladder
     assert own.executor.slots == command.executor.slots
+
+
+def test_a_criterion_may_be_a_name_or_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = Hessian(probes=2)
+    assert asked(monkeypatch, criterion=fewer).criteria == {"hessian": fewer}
+    assert asked(monkeypatch, criterion="lamp").criteria == {"lamp": Lamp()}
 
 
 def test_recovery_has_the_same_name_at_both_doors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +283,8 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"searcher": "nsga"}, "searcher 'nsga' is not known; did you mean 'nsga[23]'"),
         ({"recovry": FAST}, "option 'recovry' is not known; did you mean 'recovery'"),
         ({"criterion": "l3"}, "criterion 'l3' is not known; choose from"),
+        ({"criterion": 3}, 'criterion is 3; give a name, such as "l1", or a criterion'),
+        ({"criterion": Lamp}, "criterion is <class .*; give a name"),
         ({"objectives": ("main", "speed")}, "metric 'speed' is not known; did you mean 'speedup'"),
         ({"trials": None}, "the budget is unbounded"),
         ({"slots": 2}, "inline=True runs one trial at a time; leave slots and address out"),
