@@ -91,10 +91,10 @@ class Hessian:
     m is by the unit's. As there, the gradient is left out, because the network is trained, and the
     network is taken for linear in m near 1 while the loss is not (Gauss-Newton); with ReLUs and no
     two ways of a unit that meet it is. From exact products: with z the outputs of a sample, J
-    their slope by m and H the Hessian of the loss by z, h is the mean of (r J) (H r J) over vectors
-    r, which are all unit vectors where a sample has at most `probes` outputs, and else `probes`
-    draws of random signs for each sample. Up to `scoring.batches` batches of train, in evaluation
-    mode. A group that no convolution or linear layer reads falls back to L1.
+    their slope by m and H the Hessian of the loss by z, h is the sum of (r J) (H r J) over all unit
+    vectors r where a sample has at most `probes` outputs, and else its mean over `probes` draws of
+    random signs for each sample. Up to `scoring.batches` batches of train, in evaluation mode. A
+    group that no convolution or linear layer reads falls back to L1.
     """
 
     name: str = "hessian"
@@ -187,6 +187,8 @@ def _curvatures(
     probes: Iterable[list[torch.Tensor]],
 ) -> Iterator[tuple[list[torch.Tensor], Sequence[torch.Tensor]]]:
     """Each probe with the Hessian of the loss by the outputs times the probe."""
+    if not outputs:
+        return
     try:
         slopes = torch.autograd.grad(
             loss, outputs, create_graph=True, allow_unused=True, materialize_grads=True
