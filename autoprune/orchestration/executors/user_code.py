@@ -24,7 +24,9 @@ def runtime_env(code_paths: Sequence[str]) -> Mapping[str, Any]:
     """
     if SENT_BY_A_JOB in os.environ:
         return {}
-    return {"py_modules": sorted(_loaded_from(code_paths))}
+    modules = sorted(_loaded_from(code_paths))
+    # Ray 2.60 cannot set up an environment with an empty list of modules: no worker would start
+    return {"py_modules": modules} if modules else {}
 
 
 def _loaded_from(code_paths: Sequence[str]) -> Iterator[str]:
