@@ -74,8 +74,8 @@ class LastTrial:
 
 def test_the_last_trial_of_a_sweep_is_run_again_when_its_worker_is_lost():
     """Tune never asks a searcher again that has told it once that it has finished."""
-    interrupt = cast(Interrupt, SimpleNamespace(requested=False))
-    adapter = Adapter(cast(Sweep, LastTrial()), lambda: 2, interrupt)
+    interrupt = cast("Interrupt", SimpleNamespace(requested=False))
+    adapter = Adapter(cast("Sweep", LastTrial()), lambda: 2, interrupt)
     first = adapter.suggest("a")
     assert adapter.suggest("b") is None, "the other slot is free, and the trial may yet be lost"
     adapter.failed("a", ActorDiedError())
