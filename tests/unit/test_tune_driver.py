@@ -1,7 +1,7 @@
 """What Ray Tune is told of a sweep, and how a worker is told of that ended without its knowing."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -19,8 +19,6 @@ from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, Stage, Trial
 from autoprune.orchestration.executors.tune_actors import ActorManager, known, our_actor_manager
 from autoprune.orchestration.executors.tune_driver import Adapter, _failure
-from autoprune.orchestration.interrupt import Interrupt
-from autoprune.orchestration.sweep import Sweep
 
 
 @pytest.mark.parametrize(
@@ -74,8 +72,9 @@ class LastTrial:
 
 def test_the_last_trial_of_a_sweep_is_run_again_when_its_worker_is_lost():
     """Tune never asks a searcher again that has told it once that it has finished."""
-    interrupt = cast("Interrupt", SimpleNamespace(requested=False))
-    adapter = Adapter(cast("Sweep", LastTrial()), lambda: 2, interrupt)
+    interrupt: Any = SimpleNamespace(requested=False)
+    sweep: Any = LastTrial()
+    adapter = Adapter(sweep, lambda: 2, interrupt)
     first = adapter.suggest("a")
     assert adapter.suggest("b") is None, "the other slot is free, and the trial may yet be lost"
     adapter.failed("a", ActorDiedError())
