@@ -107,8 +107,13 @@ def test_jobs_that_cannot_be_sent(refused: Refused, monkeypatch: pytest.MonkeyPa
     there = ("output=/outputs", "executor.address=http://127.0.0.1:1")
     message = refused("submit", *there, "resume=latest", "searcher=tpe", "budget.trials=9")
     assert "goes on with a sweep as it was begun; leave out searcher, or start" in message
+    assert "resume= names no sweep; write resume=latest" in refused("submit", *there, "resume=")
+    message = refused("submit", *there, "executor.cpus=-1", "budget.trials=0")
+    assert "executor.cpus is -1; choose" in message
+    assert "budget.trials is 0; choose more than 0" in message
     message = refused("submit", *there, "--config-dir", "/")
     assert "--config-dir / is not in the folder that goes to the cluster" in message
+    assert "executor.address is not set" in refused("logs", "executor.address=")
     for words in (["submit", *there], ["logs", there[1]], ["stop", there[1]], ["status", there[1]]):
         message = refused(*words)
         assert "no Ray cluster takes jobs at executor.address='http://127.0.0.1:1'" in message
