@@ -1,6 +1,8 @@
 """Every fault a user can make: one clear message, exit code 2, and nothing left behind."""
 
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -402,3 +404,31 @@ def test_tracking_is_tried_before_the_baseline_is_trained(refused: Refused) -> N
         message = refused("sweep", *SMALL, f"tracking.uri=http://127.0.0.1:{port}")
     assert "no MLflow store answers" in message
     assert "start the server or set tracking.uri" in message
+
+
+def test_a_module_that_ends_the_process(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "ends_at_once.py").write_text("raise SystemExit(0)")
+    message = refused("plan", *SMALL, "model._target_=ends_at_once.net")
+    assert "'ends_at_once.net' cannot be imported (SystemExit: 0); name module" in message
+
+
+def test_a_folder_that_is_gone(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the current folder is no longer there; change to one that is" in refused("status")
+
+
+def test_a_file_that_is_named_like_a_library(tmp_path: Path) -> None:
+    """In a process of its own, for this one has the library already."""
+    (tmp_path / "mlflow.py").touch()
+    program = "import sys; from autoprune.cli import main; sys.exit(main(['plan']))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"{tmp_path / 'mlflow.py'} stands in the place of a package of that name" in done.stderr

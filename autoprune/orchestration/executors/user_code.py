@@ -17,6 +17,14 @@ def importable(places: Iterable[str]) -> None:
     sys.path[:0] = [place for place in places if place not in sys.path]
 
 
+def users_own(name: str, places: Iterable[str]) -> Path | None:
+    """Where a module that is loaded lies below one of the places; None for every other one."""
+    module = sys.modules.get(name)
+    found = None if module is None else _place(module)
+    inside = found is not None and str(found.parent) in places
+    return found if inside else None
+
+
 def runtime_env(code_paths: Sequence[str]) -> Mapping[str, Any]:
     """The runtime environment that brings workers the modules which were loaded from folders.
 
