@@ -13,7 +13,9 @@ from autoprune.domain.errors import AutopruneError, shown
 from autoprune.orchestration.folders import LATEST, check_name
 from autoprune.orchestration.jobs import Job, Jobs
 from autoprune.settings.compose import quoted
+from autoprune.settings.parts import budget_of
 from autoprune.settings.rules import POSITIVE, Faults, check_ranges
+from autoprune.settings.running import executor_of
 
 OWN_KEYS = ("executor.address", "resume", "stop_s")
 """The keys of `submit` that are not the sweep's in the job, where the cluster is at hand."""
@@ -35,7 +37,11 @@ def submit(call: Call) -> int:
     faults.of(lambda: _check_output(config["output"]))
     faults.of(lambda: _check_secrets(call.words))
     faults.of(lambda: _check_address(config["executor"]["address"]))
-    command = faults.of(lambda: _resume(call) if config["resume"] else _sweep(call))
+    again = config["resume"] is not None
+    command = faults.of(lambda: _resume(call) if again else _sweep(call))
+    if not again:
+        faults.of(lambda: executor_of(config["executor"], ()))
+        faults.of(lambda: budget_of(config["budget"]))
     faults.check()
     jobs = Jobs(config["executor"]["address"])
     job = jobs.submit(command, name=config["name"], code=Path.cwd(), stop_s=config["stop_s"])
@@ -123,6 +129,8 @@ def _sweep(call: Call) -> list[str]:
 
 def _resume(call: Call) -> list[str]:
     """The command that the job runs to go on with a sweep, on the cluster that it began on."""
+    if not call.config["resume"]:
+        raise AutopruneError("resume= names no sweep; write resume=latest, or the id of one")
     own = {*OWN_KEYS, "output", "name"}
     others = sorted(k for k in call.given - own if not k.startswith("budget."))
     if others:
@@ -168,7 +176,9 @@ def _check_output(output: str) -> None:
 
 
 def _check_address(address: str | None) -> None:
-    if address is None and not {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"} & os.environ.keys():
+    # Ray takes an empty variable for none, and then whichever cluster it finds on this machine
+    elsewhere = any(os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"))
+    if address == "" or (address is None and not elsewhere):
         raise AutopruneError(
             "executor.address is not set; name the cluster's dashboard, such as "
             "executor.address=http://HEAD:8265"

@@ -6,7 +6,7 @@ takes seconds to import.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from pathlib import Path
 from autoprune.cli.call import BAD_INPUT, DONE, INTERRUPTED, Call, say, stderr
 from autoprune.cli.shell import COMPLETION_FLAGS, HYDRA_FLAGS, complete, hand_to_hydra
 from autoprune.domain.errors import AutopruneError, without_passwords
-from autoprune.orchestration.executors.user_code import importable
+from autoprune.orchestration.executors.user_code import importable, users_own
 from autoprune.orchestration.reports.console import stdout
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, plain, spelled_out
@@ -117,6 +117,7 @@ def _dispatch(words: list[str]) -> int:
         return complete(rest, {name: command.flags for name, command in COMMANDS.items()})
     if name not in COMMANDS:
         raise AutopruneError(f"no command {name!r}; {choose(name, list(COMMANDS))}")
+    _check_here()
     config_name = name.replace(" ", "_")
     config_dir, rest = _take_config_dir(rest)
     if name == "measure":
@@ -137,8 +138,32 @@ def _dispatch(words: list[str]) -> int:
         words=tuple(overrides),
         config_dir=config_dir,
     )
-    run = getattr(import_module(f"autoprune.cli.{COMMANDS[name].module}"), name.split()[-1])
-    return int(run(call))
+    return int(_function(name, code_paths)(call))
+
+
+def _check_here() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise AutopruneError(
+            "the current folder is no longer there; change to one that is, and run this again"
+        ) from error
+
+
+def _function(name: str, code_paths: Sequence[str]) -> Callable[[Call], int]:
+    """What runs a command. Raises AutopruneError where a file of the user's keeps it from that."""
+    try:
+        module = import_module(f"autoprune.cli.{COMMANDS[name].module}")
+    except ImportError as error:
+        own = users_own((error.name or "").partition(".")[0], code_paths)
+        if own is None:
+            raise
+        raise AutopruneError(
+            f"{own} stands in the place of a package of that name, which autoprune needs; rename "
+            "it, or run autoprune in another folder"
+        ) from error
+    function: Callable[[Call], int] = getattr(module, name.split()[-1])
+    return function
 
 
 def _named(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -35,7 +35,8 @@ def shown(text: str) -> str:
     >>> shown("no answer from postgresql://me:secret@host/db?sslpassword=secret")
     'no answer from postgresql://me:***@host/db?sslpassword=***'
     """
-    text = re.sub(r"://([^:/@\s]*):[^\s/]*@", r"://\1:***@", text)
+    # a password may have a slash in it, which a port that a path follows does not
+    text = re.sub(r"://([^:/@\s]*):(?:[^\s/]*|(?!\d+/)[^\s@]*)@", r"://\1:***@", text)
     return re.sub(r"(?i)([?&;]\w*(?:password|passwd|pwd|secret|token)=)[^&;\s'\"]*", r"\1***", text)
 
 

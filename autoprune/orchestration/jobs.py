@@ -4,22 +4,25 @@ A job's driver runs on the cluster, so that it goes on when whoever sent it has 
 """
 
 import asyncio
+import os
+import re
 import shlex
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ray.dashboard.utils import get_address_for_submission_client
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.orchestration.environment import environment
-from autoprune.orchestration.executors.cluster import SAME_TOKEN, answers
+from autoprune.orchestration.executors.cluster import SAME_TOKEN, answers, is_dashboard
 from autoprune.orchestration.folders import DEFAULT_OUTPUT, LATEST, new_id
 
 MARK = "autoprune"
@@ -52,7 +55,9 @@ class Job:
         began, ended = (
             None if at is None else at / 1e3 for at in (details.start_time, details.end_time)
         )
-        return cls(str(details.submission_id), details.status, details.message or "", began, ended)
+        # Ray 2.60 repeats a log of up to 20,000 characters there
+        message = (details.message or "").partition(", last available logs")[0]
+        return cls(str(details.submission_id), details.status, message, began, ended)
 
     @property
     def over(self) -> bool:
@@ -82,10 +87,14 @@ class Jobs:
     @staticmethod
     def _dashboard(address: str | None) -> str:
         found = address if "://" in (address or "") else None
+        # Ray 2.60 would take HEAD:8265 for the port of its head, and try for a minute
+        if found is None and answers(address) and is_dashboard(f"http://{address}"):
+            found = f"http://{address}"
         if found is None or found.startswith("ray://"):
             found = str(get_address_for_submission_client(address))
         where = urlsplit(found)
         answers(f"{where.hostname}:{where.port or (443 if where.scheme == 'https' else 80)}")
+        is_dashboard(found)  # Ray 2.60 waits without end for one that never answers
         return found
 
     def submit(self, command: Sequence[str], *, name: str, code: Path, stop_s: int) -> str:
@@ -96,7 +105,7 @@ class Jobs:
         """
         runtime_env = {
             "working_dir": str(code),
-            "excludes": [f"/{DEFAULT_OUTPUT}/"],
+            "excludes": [f"/{DEFAULT_OUTPUT}/", *_not_files(code)],
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(stop_s), "COLUMNS": str(COLUMNS)},
         }
         with _asking(self.address):
@@ -108,7 +117,10 @@ class Jobs:
                     runtime_env=runtime_env,
                     metadata={MARK: version("autoprune")},
                 )
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
+                # the dashboard of Ray 2.60 takes no more than 100 MiB
+                if isinstance(error, RuntimeError) and "status code 413" not in str(error):
+                    raise
                 raise AutopruneError(
                     f"the folder {code} cannot be sent ({first_line(error)}); name what a sweep "
                     "does not need in .gitignore or .rayignore there"
@@ -155,17 +167,32 @@ class Jobs:
         return job
 
 
+def _not_files(code: Path) -> Iterator[str]:
+    """What is neither a file nor a folder below one, as ``.gitignore`` would name it.
+
+    Ray 2.60 would wait without end for a pipe to say something.
+    """
+    for place, _, names in os.walk(code):
+        for name in names:
+            path = Path(place) / name
+            with suppress(OSError):
+                if not stat.S_ISREG(path.stat().st_mode):
+                    yield "/" + re.sub(r"([\\*?\[\] ])", r"\\\1", path.relative_to(code).as_posix())
+
+
 @contextmanager
 def _asking(address: str | None) -> Iterator[None]:
     """Turn what the Jobs API answers badly inside into an AutopruneError."""
     try:
         yield
+    except AutopruneError:
+        raise
     except AuthenticationError as error:
         raise AutopruneError(
             f"the Ray cluster at executor.address={address!r} does not let this process in; "
             f"{SAME_TOKEN}"
         ) from error
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise AutopruneError(
             f"no Ray cluster takes jobs at executor.address={address!r} ({first_line(error)}); "
             "name the dashboard of one, http://HEAD:8265, whose head has 'ray[default]'"

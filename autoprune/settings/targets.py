@@ -98,7 +98,7 @@ def located(section: str, target: str) -> Any:
     logging.getLogger("hydra.utils").disabled = True  # Hydra 1.3 logs what is raised, too
     try:
         return get_object(target)
-    except Exception as error:  # importing the user's module may raise anything
+    except (Exception, SystemExit) as error:  # importing the user's module may raise anything
         cause = _root(error)
         raise AutopruneError(
             f"{section}._target_ {target!r} cannot be imported ({type(cause).__name__}: "
@@ -113,7 +113,7 @@ def _remedy(target: str) -> str:
         name = ".".join(path[:depth])
         try:
             module = importlib.import_module(name)
-        except Exception:  # the same fault that is being explained
+        except (Exception, SystemExit):  # the same fault that is being explained
             continue
         wanted = [*path, last][depth]
         names = {n for n in dir(module) if not n.startswith("_")}

@@ -1,6 +1,8 @@
 """Every fault a user can make: one clear message, exit code 2, and nothing left behind."""
 
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,8 +109,13 @@ def test_jobs_that_cannot_be_sent(refused: Refused, monkeypatch: pytest.MonkeyPa
     there = ("output=/outputs", "executor.address=http://127.0.0.1:1")
     message = refused("submit", *there, "resume=latest", "searcher=tpe", "budget.trials=9")
     assert "goes on with a sweep as it was begun; leave out searcher, or start" in message
+    assert "resume= names no sweep; write resume=latest" in refused("submit", *there, "resume=")
+    message = refused("submit", *there, "executor.cpus=-1", "budget.trials=0")
+    assert "executor.cpus is -1; choose" in message
+    assert "budget.trials is 0; choose more than 0" in message
     message = refused("submit", *there, "--config-dir", "/")
     assert "--config-dir / is not in the folder that goes to the cluster" in message
+    assert "executor.address is not set" in refused("logs", "executor.address=")
     for words in (["submit", *there], ["logs", there[1]], ["stop", there[1]], ["status", there[1]]):
         message = refused(*words)
         assert "no Ray cluster takes jobs at executor.address='http://127.0.0.1:1'" in message
@@ -401,3 +408,31 @@ def test_tracking_is_tried_before_the_baseline_is_trained(refused: Refused) -> N
         message = refused("sweep", *SMALL, f"tracking.uri=http://127.0.0.1:{port}")
     assert "no MLflow store answers" in message
     assert "start the server or set tracking.uri" in message
+
+
+def test_a_module_that_ends_the_process(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "ends_at_once.py").write_text("raise SystemExit(0)")
+    message = refused("plan", *SMALL, "model._target_=ends_at_once.net")
+    assert "'ends_at_once.net' cannot be imported (SystemExit: 0); name module" in message
+
+
+def test_a_folder_that_is_gone(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the current folder is no longer there; change to one that is" in refused("status")
+
+
+def test_a_file_that_is_named_like_a_library(tmp_path: Path) -> None:
+    """In a process of its own, for this one has the library already."""
+    (tmp_path / "mlflow.py").touch()
+    program = "import sys; from autoprune.cli import main; sys.exit(main(['plan']))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"{tmp_path / 'mlflow.py'} stands in the place of a package of that name" in done.stderr

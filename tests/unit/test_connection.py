@@ -6,7 +6,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from autoprune.domain.errors import AutopruneError, shown, without_passwords
-from autoprune.orchestration.tracking.connection import answering, check, complaint, recalled
+from autoprune.orchestration.tracking.connection import (
+    answering,
+    check,
+    check_reached,
+    complaint,
+    recalled,
+)
 from autoprune.orchestration.tracking.pages import without_login
 
 
@@ -16,6 +22,8 @@ from autoprune.orchestration.tracking.pages import without_login
         ("http://host:5000", "http://host:5000"),
         ("postgresql://user:secret@host/db", "postgresql://user:***@host/db"),
         ("postgresql://user:se@cr:et@host:1/db", "postgresql://user:***@host:1/db"),
+        ("postgresql://user:se/cr/et@host:1/db", "postgresql://user:***@host:1/db"),
+        ("http://host:5000/runs/a@b", "http://host:5000/runs/a@b"),
         ("http://user@host", "http://user@host"),
         ("http://:secret@host", "http://:***@host"),
         ("postgresql://host/db?user=a&password=secret", "postgresql://host/db?user=a&password=***"),
@@ -27,6 +35,13 @@ def test_a_password_is_not_shown(uri: str, expected: str) -> None:
     assert complaint(ValueError(f"no answer from {uri} at all")) == (
         f"no answer from {expected} at all"
     )
+
+
+def test_no_part_of_a_password_is_told_as_a_port() -> None:
+    with pytest.raises(AutopruneError, match="write %2F for a / in a password") as caught:
+        check_reached("postgresql://user:se/cret@127.0.0.1/db")
+    assert "'se'" not in str(caught.value)
+    assert "cret" not in str(caught.value)
 
 
 def test_an_error_and_what_it_came_from_lose_their_passwords() -> None:

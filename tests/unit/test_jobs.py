@@ -1,12 +1,22 @@
-"""Jobs of a cluster as autoprune finds them again, without the cluster."""
+"""Jobs of a cluster, and its dashboard, as autoprune finds them, without the cluster."""
 
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.exceptions import RpcError
 from ray.job_submission import JobDetails, JobStatus
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.orchestration.jobs import MARK, Jobs
+from autoprune.orchestration import jobs as module
+from autoprune.orchestration.executors import cluster
+from autoprune.orchestration.jobs import MARK, Job, Jobs
 
 
 def jobs(*names: str) -> Jobs:
@@ -40,3 +50,95 @@ def test_a_job_that_is_not_autoprunes_is_not_found() -> None:
         jobs("one", "two").find("theirs")
     with pytest.raises(AutopruneError, match=r"no job 'latest' .*; `autoprune submit` sends one"):
         jobs().find("latest")
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """One that asks everybody for a token."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def dashboard() -> Iterator[str]:
+    """The host and port of one."""
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The host and port of somebody who takes connections and says nothing."""
+    monkeypatch.setattr(cluster, "ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_dashboard_is_found_without_its_protocol(dashboard: str) -> None:
+    """Ray 2.60 itself tries it as the port of a head for 40 s."""
+    assert Jobs._dashboard(dashboard) == f"http://{dashboard}"
+
+
+def test_a_sweep_does_not_join_a_dashboard(dashboard: str) -> None:
+    with pytest.raises(AutopruneError, match=r"is a cluster's dashboard, .* joins at .*HEAD:6379"):
+        cluster.check_address(dashboard)
+
+
+def test_nobody_waits_for_one_that_never_answers(silent: str) -> None:
+    with pytest.raises(AutopruneError, match=r"no Ray cluster takes jobs at .*timed out"):
+        Jobs(f"http://{silent}")
+    with pytest.raises(AutopruneError, match=r"no Ray cluster answers at .*timed out"):
+        cluster.check_address(silent)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999", "http://127.0.0.1:x", "[::1]:9999"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(AutopruneError, match="no Ray cluster takes jobs at"):
+        Jobs(address)
+
+
+def test_what_ray_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_address: str) -> str:
+        raise RpcError("Timed out while waiting for GCS", None)
+
+    monkeypatch.setattr(module, "get_address_for_submission_client", unreachable)
+    with pytest.raises(
+        AutopruneError, match=r"no Ray cluster takes jobs .*Timed out while waiting"
+    ):
+        Jobs("auto")
+
+
+def test_why_a_job_failed_is_told_without_its_log() -> None:
+    failed = details("one", {MARK: "0.1.0"}, 1)
+    failed.message = "Exit code 2, last available logs (truncated to 20,000 chars):\nline\nline"
+    assert Job.of(failed).message == "Exit code 2"
+
+
+def submitted(code: Path, submit_job: Any) -> str:
+    found = jobs()
+    found._client = SimpleNamespace(submit_job=submit_job)
+    return found.submit(["autoprune", "sweep"], name="one", code=code, stop_s=1)
+
+
+def test_a_folder_that_the_dashboard_does_not_take_is_told_of(tmp_path: Path) -> None:
+    def refuses(**_: Any) -> str:
+        raise RuntimeError("Request failed with status code 413: Maximum request body size")
+
+    with pytest.raises(AutopruneError, match=r"cannot be sent .*413.*what a sweep does not need"):
+        submitted(tmp_path, refuses)
+
+
+def test_what_is_no_file_stays_here(tmp_path: Path) -> None:
+    """Ray 2.60 waits for a pipe to say something."""
+    (tmp_path / "code.py").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "sub" / "a [pipe]")
+    sent: dict[str, Any] = {}
+    submitted(tmp_path, lambda **facts: sent.update(facts) or "one")
+    assert sent["runtime_env"]["excludes"] == ["/outputs/", r"/sub/a\ \[pipe\]"]

@@ -1,13 +1,24 @@
-"""How a worker that ended in a way of which Ray Tune knows nothing is told of."""
+"""What Ray Tune is told of a sweep, and how a worker is told of that ended without its knowing."""
+
+from types import SimpleNamespace
+from typing import Any
 
 import cloudpickle
 import pytest
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.tune.execution import tune_controller
+from ray.tune.search import Searcher
 
-from autoprune.domain.trial import Cause, Stage
+from autoprune.domain.space import PruningSpec
+from autoprune.domain.trial import Cause, Stage, Trial
 from autoprune.orchestration.executors.tune_actors import ActorManager, known, our_actor_manager
-from autoprune.orchestration.executors.tune_driver import _failure
+from autoprune.orchestration.executors.tune_driver import Adapter, _failure
 
 
 @pytest.mark.parametrize(
@@ -15,6 +26,11 @@ from autoprune.orchestration.executors.tune_driver import _failure
     [
         (OutOfMemoryError("Task was killed"), Cause.OUT_OF_MEMORY, "ran out of memory: Task was"),
         (NodeDiedError("the node is gone"), Cause.WORKER_LOST, "the node is gone"),
+        (
+            RuntimeEnvSetupError("pip failed"),
+            Cause.WORKER_LOST,
+            "a node could not set up a worker (pip failed)",
+        ),
     ],
 )
 def test_its_cause_is_told_though_tune_pickles_it(error, cause, reason):
@@ -35,3 +51,33 @@ def test_tune_manages_actors_by_ours_within_a_sweep_alone():
     with our_actor_manager():
         assert tune_controller.RayActorManager is ActorManager
     assert tune_controller.RayActorManager is before
+
+
+class LastTrial:
+    """A sweep of one trial, which is run again when it is lost."""
+
+    spent = False
+
+    def __init__(self) -> None:
+        self.pending = [Trial(0, PruningSpec.of({"conv": 8}), seed=0)]
+
+    def next_trial(self, *, wait_s: float) -> Trial | None:
+        self.spent = len(self.pending) <= 1
+        return self.pending.pop() if self.pending else None
+
+    def lost(self, observation: Any, *, again: int | None) -> None:
+        self.pending.append(observation.trial)
+        self.spent = False
+
+
+def test_the_last_trial_of_a_sweep_is_run_again_when_its_worker_is_lost():
+    """Tune never asks a searcher again that has told it once that it has finished."""
+    interrupt: Any = SimpleNamespace(requested=False)
+    sweep: Any = LastTrial()
+    adapter = Adapter(sweep, lambda: 2, interrupt)
+    first = adapter.suggest("a")
+    assert adapter.suggest("b") is None, "the other slot is free, and the trial may yet be lost"
+    adapter.failed("a", ActorDiedError())
+    assert adapter.suggest("c") == first
+    del adapter.live["c"]
+    assert adapter.suggest("d") == Searcher.FINISHED

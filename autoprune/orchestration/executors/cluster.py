@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import psutil
 import ray
+import requests
 import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -84,9 +85,28 @@ def _leave() -> None:
 def check_address(address: str | None) -> None:
     """Raise AutopruneError where nobody answers at the address; Ray 2.60 tries for minutes."""
     try:
-        answers(address)
+        dashboard = answers(address) and is_dashboard(f"http://{address}")
     except OSError as error:
         raise _unreachable(address or "", error) from error
+    if dashboard:
+        raise AutopruneError(
+            f"executor.address={address!r} is a cluster's dashboard, where jobs go (`autoprune "
+            "submit`); a sweep here joins at the port of the head, HEAD:6379, or `auto` on a node"
+        )
+
+
+def is_dashboard(url: str) -> bool:
+    """Whether a web server answers at a URL, as a cluster's dashboard does, and its head does not.
+
+    Raises OSError where whoever is there takes the question and says nothing.
+    """
+    try:
+        requests.get(f"{url}/api/version", timeout=ANSWER_S, stream=True).close()
+    except requests.Timeout:
+        raise
+    except requests.RequestException:
+        return False
+    return True
 
 
 def answers(address: str | None) -> bool:
@@ -97,7 +117,10 @@ def answers(address: str | None) -> bool:
     host, separator, port = (address or "").rpartition(":")
     if not separator or not port.isdigit() or "/" in host:
         return False  # ``auto`` and Ray's other ways to say it
-    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OverflowError as error:
+        raise OSError(f"a port lies between 0 and 65535, not at {port}") from error
     return True
 
 

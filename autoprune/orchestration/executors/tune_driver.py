@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import cloudpickle
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError, RuntimeEnvSetupError
 from ray.tune.search import Searcher as TuneSearcher
 
 from autoprune.domain.errors import AutopruneError
@@ -107,7 +107,9 @@ class Adapter(InDriver, TuneSearcher):
             self.fault = error
             return TuneSearcher.FINISHED
         if trial is None:
-            return TuneSearcher.FINISHED if self.sweep.spent else None
+            # what runs may yet be lost with its worker, and Tune asks no more once it has finished
+            over = self.sweep.spent and not self.live
+            return TuneSearcher.FINISHED if over else None
         self.live[trial_id] = Slot(trial, time.perf_counter())
         return {"trial": json.dumps(trial.to_json())}
 
@@ -266,4 +268,6 @@ def _failure(error: Exception | None, stage: Stage) -> Failure:
     why = f" ({lines[-1]})" if lines else ""
     if getattr(error, "preempted", False):
         return Failure(stage, Cause.PREEMPTED, f"the node of the trial was preempted{why}")
+    if isinstance(error, RuntimeEnvSetupError):
+        return Failure(stage, Cause.WORKER_LOST, f"a node could not set up a worker{why}")
     return Failure(stage, Cause.WORKER_LOST, f"the worker process of the trial died{why}")

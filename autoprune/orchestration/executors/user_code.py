@@ -17,6 +17,14 @@ def importable(places: Iterable[str]) -> None:
     sys.path[:0] = [place for place in places if place not in sys.path]
 
 
+def users_own(name: str, places: Iterable[str]) -> Path | None:
+    """Where a module that is loaded lies below one of the places; None for every other one."""
+    module = sys.modules.get(name)
+    found = None if module is None else _place(module)
+    inside = found is not None and str(found.parent) in places
+    return found if inside else None
+
+
 def runtime_env(code_paths: Sequence[str]) -> Mapping[str, Any]:
     """The runtime environment that brings workers the modules which were loaded from folders.
 
@@ -24,7 +32,9 @@ def runtime_env(code_paths: Sequence[str]) -> Mapping[str, Any]:
     """
     if SENT_BY_A_JOB in os.environ:
         return {}
-    return {"py_modules": sorted(_loaded_from(code_paths))}
+    modules = sorted(_loaded_from(code_paths))
+    # Ray 2.60 cannot set up an environment with an empty list of modules: no worker would start
+    return {"py_modules": modules} if modules else {}
 
 
 def _loaded_from(code_paths: Sequence[str]) -> Iterator[str]:

@@ -203,8 +203,13 @@ def short_requests(timeout_s: float) -> Iterator[None]:
 def _knock(uri: str, scheme: str) -> None:
     """Open and close a connection to the server's port; database drivers wait for minutes."""
     parts = urlsplit(uri)
-    if parts.hostname:
+    try:
         port = parts.port or DEFAULT_PORTS[scheme]
+    except ValueError:
+        # urllib's own words quote it, and it may be the beginning of a password
+        told = "the port is no number up to 65535; write %2F for a / in a password"
+        raise ValueError(told) from None
+    if parts.hostname:
         socket.create_connection((parts.hostname, port), timeout=REACH_S).close()
 
 
