@@ -44,7 +44,13 @@ def submit(call: Call) -> int:
         faults.of(lambda: budget_of(config["budget"]))
     faults.check()
     jobs = Jobs(config["executor"]["address"])
-    job = jobs.submit(command, name=config["name"], code=Path.cwd(), stop_s=config["stop_s"])
+    job = jobs.submit(
+        command,
+        name=config["name"],
+        code=Path.cwd(),
+        output=Path(config["output"]),
+        stop_s=config["stop_s"],
+    )
     here = f"job={job} executor.address={jobs.address}"
     call.say(
         f"job       {job}",
@@ -72,7 +78,7 @@ def logs(call: Call) -> int:
 
 def stop(call: Call) -> int:
     """Ask a job to end, and wait until it has."""
-    jobs, job = _named(call)
+    jobs, job = _named(call, to_stop=True)
     if job.over:
         call.say(f"{job.id} has ended already: {job.state}")
         return DONE
@@ -99,10 +105,10 @@ def status(call: Call) -> int:
     return DONE
 
 
-def _named(call: Call) -> tuple[Jobs, Job]:
+def _named(call: Call, *, to_stop: bool = False) -> tuple[Jobs, Job]:
     _check_address(call.config["executor"]["address"])
     jobs = Jobs(call.config["executor"]["address"])
-    return jobs, jobs.find(call.config["job"] or LATEST)
+    return jobs, jobs.find(call.config["job"] or LATEST, to_stop=to_stop)
 
 
 def _ended(call: Call, job: Job) -> int:

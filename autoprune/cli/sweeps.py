@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cli.again import config_of, request_of
-from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off
+from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, broken_off, say, stderr
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Launched, Listeners, launch
@@ -100,4 +100,7 @@ def _show_end(call: Call, launched: Launched) -> int:
         f"Results are in {result.folder}. Next:",
         *(f"  {line}" for line in following),
     )
-    return DONE if result.complete else INTERRUPTED
+    if result.complete or result.interrupted:
+        return DONE if result.complete else INTERRUPTED
+    say(stderr(), ["autoprune: the sweep ended before its budget was used up; see its journal"])
+    return BROKE_OFF

@@ -97,15 +97,22 @@ class Jobs:
         is_dashboard(found)  # Ray 2.60 waits without end for one that never answers
         return found
 
-    def submit(self, command: Sequence[str], *, name: str, code: Path, stop_s: int) -> str:
+    def submit(
+        self, command: Sequence[str], *, name: str, code: Path, output: Path, stop_s: int
+    ) -> str:
         """Send a command of autoprune's and the folder `code`, in which it runs; the job's id.
 
         What the folder's ``.gitignore`` and ``.rayignore`` name stays here, and so do earlier
-        sweeps. Where the job is to be stopped it gets `stop_s` seconds to end in good order.
+        sweeps, in ``outputs`` or in the `output` of this one. Where the job is to be stopped it
+        gets `stop_s` seconds to end in good order.
         """
+        sweeps = {code / DEFAULT_OUTPUT, *([output] if code in output.parents else [])}
         runtime_env = {
             "working_dir": str(code),
-            "excludes": [f"/{DEFAULT_OUTPUT}/", *_not_files(code)],
+            "excludes": [
+                *sorted(f"{_ignored(folder, code)}/" for folder in sweeps),
+                *_not_files(code),
+            ],
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(stop_s), "COLUMNS": str(COLUMNS)},
         }
         with _asking(self.address):
@@ -126,13 +133,16 @@ class Jobs:
                     "does not need in .gitignore or .rayignore there"
                 ) from error
 
-    def find(self, job: str) -> Job:
-        """A job of autoprune's by its id, or the latest. Raises AutopruneError for another."""
+    def find(self, job: str, *, to_stop: bool = False) -> Job:
+        """A job of autoprune's by its id, or the latest; `to_stop` means the latest that runs, if
+        any does. Raises AutopruneError for another.
+        """
         with _asking(self.address):
             sent = [d for d in self._client.list_jobs() if MARK in (d.metadata or {})]
         found = sorted(map(Job.of, sent), key=lambda job: job.began or 0.0)
         if job == LATEST and found:
-            return found[-1]
+            under_way = [candidate for candidate in found if not candidate.over]
+            return (under_way if to_stop and under_way else found)[-1]
         for candidate in found:
             if candidate.id == job:
                 return candidate
@@ -147,6 +157,21 @@ class Jobs:
 
     def follow(self, job: Job) -> Iterator[str]:
         """What a job prints, from its beginning until it ends."""
+        heard = 0
+        while True:
+            at = 0
+            for part in self._tail(job):
+                new = part[max(0, heard - at) :]
+                at += len(part)
+                heard = max(heard, at)
+                if new:
+                    yield new
+            if self.find(job.id).over:
+                return
+            time.sleep(LOOK_S)  # whatever cut the connection off
+
+    def _tail(self, job: Job) -> Iterator[str]:
+        """What a job prints, from its beginning until the cluster ends the connection."""
 
         async def following() -> str | None:
             return await anext(parts, None)
@@ -168,7 +193,7 @@ class Jobs:
 
 
 def _not_files(code: Path) -> Iterator[str]:
-    """What is neither a file nor a folder below one, as ``.gitignore`` would name it.
+    """What is neither a file nor a folder below one.
 
     Ray 2.60 would wait without end for a pipe to say something.
     """
@@ -177,7 +202,12 @@ def _not_files(code: Path) -> Iterator[str]:
             path = Path(place) / name
             with suppress(OSError):
                 if not stat.S_ISREG(path.stat().st_mode):
-                    yield "/" + re.sub(r"([\\*?\[\] ])", r"\\\1", path.relative_to(code).as_posix())
+                    yield _ignored(path, code)
+
+
+def _ignored(path: Path, code: Path) -> str:
+    """A path below `code` as ``.gitignore`` would name it."""
+    return "/" + re.sub(r"([\\*?\[\] ])", r"\\\1", path.relative_to(code).as_posix())
 
 
 @contextmanager

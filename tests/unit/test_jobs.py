@@ -3,7 +3,7 @@
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,8 +85,9 @@ def test_a_dashboard_is_found_without_its_protocol(dashboard: str) -> None:
 
 
 def test_a_sweep_does_not_join_a_dashboard(dashboard: str) -> None:
-    with pytest.raises(AutopruneError, match=r"is a cluster's dashboard, .* joins at .*HEAD:6379"):
-        cluster.check_address(dashboard)
+    for address in (dashboard, f"http://{dashboard}", "https://head"):
+        with pytest.raises(AutopruneError, match=r"is a cluster's dashboard, .* at .*HEAD:6379"):
+            cluster.check_address(address)
 
 
 def test_nobody_waits_for_one_that_never_answers(silent: str) -> None:
@@ -119,10 +120,40 @@ def test_why_a_job_failed_is_told_without_its_log() -> None:
     assert Job.of(failed).message == "Exit code 2"
 
 
-def submitted(code: Path, submit_job: Any) -> str:
+def test_what_is_to_be_stopped_is_what_runs() -> None:
+    found = jobs("one", "two")
+    sent = found._client.list_jobs()
+    sent[-1].status = JobStatus.FAILED
+    assert found.find("latest").id == "two"
+    assert found.find("latest", to_stop=True).id == "one"
+    for job in sent:
+        job.status = JobStatus.SUCCEEDED
+    assert found.find("latest", to_stop=True).id == "two"
+
+
+def test_a_connection_that_is_cut_off_is_taken_up_where_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    found = jobs("one")
+    (_, job) = found._client.list_jobs()
+    connections = iter([["a", "bc"], ["abcd"], ["ab", "cdef", "g"]])
+
+    async def tail(_id: str) -> AsyncIterator[str]:
+        parts = next(connections)
+        job.status = JobStatus.SUCCEEDED if len(parts) == 3 else JobStatus.RUNNING
+        for part in parts:
+            yield part
+
+    found._client.tail_job_logs = tail
+    assert list(found.follow(found.find("one"))) == ["a", "bc", "d", "ef", "g"]
+
+
+def submitted(code: Path, submit_job: Any, *, output: str = "/shared/outputs") -> str:
     found = jobs()
     found._client = SimpleNamespace(submit_job=submit_job)
-    return found.submit(["autoprune", "sweep"], name="one", code=code, stop_s=1)
+    command = ["autoprune", "sweep"]
+    return found.submit(command, name="one", code=code, output=Path(output), stop_s=1)
 
 
 def test_a_folder_that_the_dashboard_does_not_take_is_told_of(tmp_path: Path) -> None:
@@ -142,3 +173,10 @@ def test_what_is_no_file_stays_here(tmp_path: Path) -> None:
     sent: dict[str, Any] = {}
     submitted(tmp_path, lambda **facts: sent.update(facts) or "one")
     assert sent["runtime_env"]["excludes"] == ["/outputs/", r"/sub/a\ \[pipe\]"]
+
+
+def test_earlier_sweeps_stay_here(tmp_path: Path) -> None:
+    sent: dict[str, Any] = {}
+    keep = tmp_path / "my results" / "all"
+    submitted(tmp_path, lambda **facts: sent.update(facts) or "one", output=str(keep))
+    assert sent["runtime_env"]["excludes"] == [r"/my\ results/all/", "/outputs/"]

@@ -92,6 +92,7 @@ def test_nodes_that_may_come_count() -> None:
         ({"resources": {"tpu": -2}}, "executor.resources.tpu is -2; choose 0 or more"),
         ({"gpus": 1.5}, "executor.gpus is 1.5; choose a part of one GPU or a whole number"),
         ({"cpus": 0}, "a trial asks for nothing; give executor.cpus, gpus or resources"),
+        ({"resources": {"GPU": 1}}, "executor.resources.GPU is executor.gpus; set that"),
     ],
 )
 def test_what_nobody_can_ask_for(asked, message: str) -> None:

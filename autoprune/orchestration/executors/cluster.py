@@ -85,7 +85,9 @@ def _leave() -> None:
 def check_address(address: str | None) -> None:
     """Raise AutopruneError where nobody answers at the address; Ray 2.60 tries for minutes."""
     try:
-        dashboard = answers(address) and is_dashboard(f"http://{address}")
+        dashboard = (address or "").startswith(("http://", "https://")) or (
+            answers(address) and is_dashboard(f"http://{address}")
+        )
     except OSError as error:
         raise _unreachable(address or "", error) from error
     if dashboard:

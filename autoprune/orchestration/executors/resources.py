@@ -11,6 +11,9 @@ SPECK = 0.001
 
 GIGABYTE = 1e9
 
+OWN_OPTIONS = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gb"}
+"""Ray's names of what has an option of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -48,6 +51,9 @@ class Demand:
     def __post_init__(self) -> None:
         amounts = {"cpus": self.cpus, "gpus": self.gpus, "memory_gb": self.memory_gb}
         amounts |= {f"resources.{name}": amount for name, amount in self.resources.items()}
+        for name, option in OWN_OPTIONS.items():
+            if name in self.resources:
+                raise AutopruneError(f"executor.resources.{name} is executor.{option}; set that")
         for name, amount in amounts.items():
             if not math.isfinite(amount) or amount < 0:
                 raise AutopruneError(f"executor.{name} is {amount}; choose 0 or more")
