@@ -76,7 +76,7 @@ class Distilled:
         if isinstance(task, CustomFit):
             raise AutopruneError(
                 f"{type(task).__name__} trains by a fit of its own, which knows of no teacher; "
-                "set recovery.distillation=null"
+                "choose a recovery without distillation"
             )
         self.task, self.plan = task, plan
         self.teacher = teacher.eval().requires_grad_(False)
@@ -112,7 +112,7 @@ class Distilled:
         if not calls:
             raise AutopruneError(
                 f"{type(self.task).__name__}.loss does not call the network itself, so nobody can "
-                "say what a teacher would; set recovery.distillation=null"
+                "say what a teacher would; choose a recovery without distillation"
             )
         with torch.no_grad(), _listening(self.teacher, names) as (taught, known):
             for args, kwargs, _ in calls:
@@ -186,7 +186,7 @@ def _scores(output: Any) -> tuple[torch.Tensor, int]:
     shapes = [list(tensor.shape) for tensor in tensors_of(output)]
     raise AutopruneError(
         f"distillation compares the scores of two classes or more, and the network puts out "
-        f"{shapes}; set recovery.distillation=null"
+        f"{shapes}; choose a recovery without it"
     )
 
 
@@ -208,8 +208,7 @@ def _hinted(
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
             raise AutopruneError(
-                f"recovery.distillation.hint_layers: {pattern!r} matches no layer; the layers are "
-                f"{', '.join(layers)}"
+                f"hint_layers: {pattern!r} matches no layer; the layers are {', '.join(layers)}"
             )
     removed = {cut.layer: cut for cut in cuts if cut.side == "out"}
     return {

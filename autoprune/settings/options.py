@@ -10,6 +10,7 @@ from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.measurement.runtimes import Runtime
 from autoprune.orchestration.request import FIRST
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.arguments import (
     PLACE,
@@ -30,7 +31,7 @@ from autoprune.settings.rules import TASK_NAMES, Rule
 class Options(TypedDict, total=False):
     """What `search` takes beyond the model, the task, the searcher and the budget."""
 
-    recovery: FitPlan
+    recovery: FitPlan | Recovery
     criterion: str
     min_kept: float
     step: int | None
@@ -93,7 +94,7 @@ RULES: dict[str, Rule] = {
     ),
     "trials": (or_none(whole), "a whole number, or None"),
     "minutes": (or_none(lambda given: number(given) and given > 0), "more than 0, or None"),
-    "recovery": (a(FitPlan), "an autoprune.FitPlan"),
+    "recovery": (a((FitPlan, Recovery)), "an autoprune.FitPlan or an autoprune.Recovery"),
     "criterion": TEXT,
     "min_kept": (number, "a share between 0 and 1"),
     "step": (or_none(whole), "a whole number, or None"),

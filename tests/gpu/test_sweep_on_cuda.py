@@ -15,6 +15,7 @@ from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.session import prepare, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.importance import criterion_of
 from autoprune.pruning.recover import FitPlan
 from tests.tiny import request
@@ -26,7 +27,7 @@ pytestmark = [
 
 
 def on_cuda(folder: Path, amp: str = "off") -> SweepRequest:
-    asked = request(folder, recoveries={"finetune": FitPlan(epochs=2, amp=amp)})
+    asked = request(folder, recoveries={"finetune": Recovery(FitPlan(epochs=2, amp=amp))})
     return replace(
         asked,
         device="cuda",

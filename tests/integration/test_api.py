@@ -106,7 +106,7 @@ def test_what_is_left_out_is_what_the_command_takes(monkeypatch: pytest.MonkeyPa
 def test_recovery_has_the_same_name_at_both_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     idle = autoprune.FitPlan(epochs=0)
     command = build_request(plain(compose_config("sweep", ["recovery=none"])))
-    assert asked(monkeypatch, recovery=idle).recoveries == {"none": idle}
+    assert asked(monkeypatch, recovery=idle).recoveries == {"none": autoprune.Recovery(idle)}
     assert list(command.recoveries) == ["none"]
     assert list(asked(monkeypatch).recoveries) == ["finetune"]
 

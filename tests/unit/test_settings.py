@@ -15,6 +15,7 @@ from autoprune.measurement.quiet import QuietNode
 from autoprune.orchestration.folders import check_writable
 from autoprune.orchestration.forecast import forecast
 from autoprune.orchestration.planning import make_plan
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.build import build_request
 from autoprune.settings.choices import choose
@@ -128,9 +129,9 @@ class OwnLoop(Blobs):
 
 
 def test_a_forecast_adds_up_and_leaves_the_network_as_it_is(tmp_path: Path) -> None:
-    request = tiny.request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)})
+    request = tiny.request(tmp_path, recoveries={"finetune": Recovery(FitPlan(epochs=2))})
     before = {name: tensor.clone() for name, tensor in request.model.state_dict().items()}
-    found = forecast(request, make_plan(request).space)
+    found = forecast(request, make_plan(request))
     assert found is not None
     assert found.sweep_s is not None
     assert found.baseline_s == 0
@@ -141,7 +142,7 @@ def test_a_forecast_adds_up_and_leaves_the_network_as_it_is(tmp_path: Path) -> N
 
 def test_a_task_with_a_loop_of_its_own_is_not_forecast(tmp_path: Path) -> None:
     own = tiny.request(tmp_path, task=OwnLoop())
-    assert forecast(own, make_plan(own).space) is None
+    assert forecast(own, make_plan(own)) is None
 
 
 def test_a_config_of_an_older_version_gets_the_defaults_of_keys_it_had_not() -> None:
