@@ -65,8 +65,9 @@ class Recovery:
             parts.append(f"least squares over {self.reconstruction.batches} batches")
         parts.append(f"batch norm over {self.recalibration_batches} batches")
         if self.fit.epochs:
+            epochs = "1 epoch" if self.fit.epochs == 1 else f"{self.fit.epochs} epochs"
             teacher = "" if self.distillation is None else " with a teacher"
-            parts.append(f"{self.fit.epochs} epochs of {self.fit.optimizer}{teacher}")
+            parts.append(f"{epochs} of {self.fit.optimizer}{teacher}")
         return ", ".join(parts)
 
 

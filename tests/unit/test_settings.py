@@ -20,6 +20,8 @@ from autoprune.pruning.recover import FitPlan
 from autoprune.settings.build import build_request
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import completed, compose_config, plain, quoted
+from autoprune.settings.listed import with_recoveries
+from autoprune.settings.parts import recoveries_of
 from autoprune.settings.rules import check_device
 from autoprune.settings.targets import source_digests
 from tests import tiny
@@ -153,3 +155,19 @@ def test_a_config_of_an_older_version_gets_the_defaults_of_keys_it_had_not() -> 
     assert found["meter"]["where"] == "trial"
     assert found["budget"]["trials"] is None
     assert {**found, "budget": now["budget"]} == now
+
+
+def test_the_options_of_recoveries_are_those_of_the_moment(tmp_path: Path) -> None:
+    own = tmp_path / "recovery" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text("fit: {epochs: 3}\n")
+    folder = str(tmp_path)
+    composed = plain(compose_config("sweep", ["recoveries=[own,none]"], config_dir=folder))
+    config = with_recoveries(composed, given=frozenset({"recoveries"}), config_dir=folder)
+    own.unlink()
+    assert list(recoveries_of(config)) == ["own", "none"]
+    assert recoveries_of(config)["own"] == Recovery(FitPlan(epochs=3))
+    del config["recovery_options"]["own"]["distillation"]
+    assert recoveries_of(completed(config))["own"] == Recovery(FitPlan(epochs=3))
+    plain_one = plain(compose_config("sweep", []))
+    assert with_recoveries(plain_one, given=frozenset(), config_dir=None) == plain_one
