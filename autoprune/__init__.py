@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoprune.api import (
         AutopruneError,
+        Distillation,
         FitPlan,
         Front,
         Ladder,
         Member,
+        Reconstruction,
+        Recovery,
         load,
         measure,
         search,
@@ -17,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutopruneError",
+    "Distillation",
     "FitPlan",
     "Front",
     "Ladder",
     "Member",
+    "Reconstruction",
+    "Recovery",
     "load",
     "measure",
     "search",

@@ -32,6 +32,9 @@ from autoprune.orchestration.store import store_at
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import criterion_of
+from autoprune.pruning.distill import Distillation
+from autoprune.pruning.healing import Recovery
+from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.searchers.named import AnyFactory, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
@@ -43,11 +46,14 @@ from autoprune.tasks.protocol import Inputs, Task
 
 __all__ = [
     "AutopruneError",
+    "Distillation",
     "FitPlan",
     "Front",
     "Ladder",
     "Member",
     "Options",
+    "Reconstruction",
+    "Recovery",
     "load",
     "measure",
     "search",
@@ -71,9 +77,9 @@ def search(
     is. Raises AutopruneError for what cannot be searched. The options, and what they are where
     they are left out:
 
-    - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; `criterion` (``"l1"``,
-      another name, or an object of `autoprune.pruning.criteria` or your own) picks the units that
-      it loses.
+    - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; an `autoprune.Recovery`
+      adds a `Distillation` or a `Reconstruction`. `criterion` (``"l1"``, another name, or an
+      object of `autoprune.pruning.criteria` or your own) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),

@@ -29,6 +29,7 @@ from autoprune.orchestration.request import (
 )
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import criterion_of
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers.named import searcher_named
 from autoprune.tasks.protocol import Task
@@ -69,7 +70,7 @@ def request(
         "budget": Budget(trials=4),
         "goal": GoalRequest(("main", "params")),
         "criteria": {"l1": criterion_of("l1")},
-        "recoveries": {"finetune": FitPlan(epochs=2)},
+        "recoveries": {"finetune": Recovery(FitPlan(epochs=2))},
         "space": SpaceRequest(),
         "baseline": BaselineRequest(),
         "meter": meter(),

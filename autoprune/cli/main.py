@@ -18,7 +18,8 @@ from autoprune.domain.errors import AutopruneError, without_passwords
 from autoprune.orchestration.executors.user_code import importable, users_own
 from autoprune.orchestration.reports.console import stdout
 from autoprune.settings.choices import choose
-from autoprune.settings.compose import compose_config, plain, spelled_out
+from autoprune.settings.compose import compose_config, given_keys, plain, spelled_out
+from autoprune.settings.listed import with_recoveries
 
 HELP = ("--help", "-h", "help")
 MULTIRUN_FLAGS = ("--multirun", "-m")
@@ -128,6 +129,7 @@ def _dispatch(words: list[str]) -> int:
     flags = [word for word in rest if word.startswith("-")]
     _check_flags(name, flags)
     config = plain(compose_config(config_name, overrides, config_dir=config_dir))
+    config = with_recoveries(config, given=given_keys(overrides), config_dir=config_dir)
     code_paths = tuple(str(Path(place).resolve()) for place in (".", config_dir) if place)
     importable(code_paths)
     call = Call(

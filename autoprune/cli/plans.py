@@ -14,7 +14,7 @@ def plan(call: Call) -> int:
     """Show the groups, the space, the costs and an estimate of the time; start nothing."""
     request = build_request(call.config, code_paths=call.code_paths)
     found = make_plan(request)
-    times = _times(forecast(request, found.space))
+    times = _times(forecast(request, found))
     table = Table(title=f"Groups of {request.name}", title_justify="left")
     for name in ("group", "kind", "units", "may keep", "step", "layers that change with it"):
         table.add_column(name, overflow="fold")
@@ -36,7 +36,7 @@ def plan(call: Call) -> int:
 
 def _costs(request: SweepRequest, found: Plan) -> list[str]:
     budget = request.budget
-    epochs = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    epochs = max(recovery.fit.epochs for recovery in request.recoveries.values())
     trials = "any number of" if budget.trials is None else str(budget.trials)
     return [
         f"network     {short(found.costs['macs'])} MACs, "
@@ -44,6 +44,7 @@ def _costs(request: SweepRequest, found: Plan) -> list[str]:
         f"space       {len(found.space.axes)} groups, {count(found.space.size)} specs",
         f"budget      {trials} trials, {request.executor.slots} at a time, up to {epochs} epochs "
         f"each{_climb(request)}",
+        *(f"recovery    {name}: {recovery}" for name, recovery in request.recoveries.items()),
         *(f"warning     {warning}" for warning in found.warnings),
     ]
 

@@ -14,19 +14,19 @@ from autoprune.domain.trial import Observation, Speedup, Stage
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.pruning.criteria import Criterion
 from autoprune.pruning.graph import Dependencies
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recipe import Recipe
-from autoprune.pruning.recover import FitPlan, FitState
+from autoprune.pruning.recover import FitState
 from autoprune.tasks.protocol import Task
 
 
 @dataclass(frozen=True, slots=True)
 class TrialLimits:
-    """How much a trial may cost: batches for the cheap stages, and seconds for all of it.
+    """How much a trial may cost: batches for criteria that look at data, and seconds for all of it.
 
     `time_limit_s` None lets a trial take as long as it likes.
     """
 
-    recalibration_batches: int = 16
     importance_batches: int = 8
     time_limit_s: float | None = None
 
@@ -49,7 +49,7 @@ class TrialContext:
     goal: Goal
     meter: SpeedMeter
     baseline_ms: float
-    recoveries: Mapping[str, FitPlan]
+    recoveries: Mapping[str, Recovery]
     criteria: Mapping[str, Criterion]
     limits: TrialLimits = field(default_factory=TrialLimits)
     model_config: Mapping[str, Any] | None = None

@@ -33,8 +33,9 @@ from autoprune.measurement.prepared import out_of_memory
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import Scoring
+from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.recipe import Recipe, rebuild
-from autoprune.pruning.recover import FitPlan, FitState, fit, recalibrate
+from autoprune.pruning.recover import FitState
 from autoprune.pruning.surgery import prune
 
 
@@ -105,8 +106,22 @@ class _Run:
         self.carried = sum(self.seconds.values())
 
     @property
-    def _plan(self) -> FitPlan:
+    def _recovery(self) -> Recovery:
         return self.context.recoveries[self.trial.spec.recovery]
+
+    @property
+    def _epochs(self) -> int:
+        return self._recovery.fit.epochs
+
+    def _healing(self, recipe: Recipe) -> Healing:
+        return Healing(
+            self._recovery,
+            self.context.task,
+            self.context.model,
+            recipe.history,
+            seed=self.trial.seed,
+            step_guard=self._guard,
+        )
 
     def elapsed(self) -> float:
         """Seconds spent on the trial, those before a resume included."""
@@ -134,14 +149,14 @@ class _Run:
                 yield self._reached(stage, cut, epoch=self.resume.epoch, fit_state=self.resume.fit)
         yield from self._recover(cut)
         with self._timed(Stage.EVALUATE):
-            if self._plan.epochs:  # otherwise the proxy is what the network is worth
+            if self._epochs:  # otherwise the proxy is what the network is worth
                 self._learn(self._evaluate(cut.model))
-            done = replace(self._snapshot(cut, epoch=self._plan.epochs, outputs=True), done=True)
+            done = replace(self._snapshot(cut, epoch=self._epochs, outputs=True), done=True)
         yield self._progress(Stage.EVALUATE, done)
         return self._measurement(cut.speedup)
 
     def _cheap_stages(self) -> Generator[Progress, None, _Cut]:
-        context, limits = self.context, self.context.limits
+        context = self.context
         example = context.task.example()
         with self._timed(Stage.PRUNE):
             pruned = prune(
@@ -152,7 +167,7 @@ class _Run:
                 scoring=Scoring(
                     context.task,
                     seed=self.trial.seed,
-                    batches=limits.importance_batches,
+                    batches=context.limits.importance_batches,
                     step_guard=self._guard,
                     device=context.device,
                 ),
@@ -164,13 +179,7 @@ class _Run:
         yield self._progress(Stage.PRUNE)
         model = pruned.model.to(context.device)
         with self._timed(Stage.RECALIBRATE):
-            recalibrate(
-                model,
-                context.task,
-                batches=limits.recalibration_batches,
-                seed=self.trial.seed,
-                step_guard=self._guard,
-            )
+            self._healing(recipe).at_once(model)
         yield self._progress(Stage.RECALIBRATE)
         with self._timed(Stage.MEASURE):
             speedup = context.meter.measure(model, context.model, example)
@@ -186,29 +195,22 @@ class _Run:
         return _Cut(model.to(self.context.device), snapshot.recipe, snapshot.speedup)
 
     def _recover(self, cut: _Cut) -> Iterator[Progress]:
-        plan = self._plan
-        epochs = fit(
-            cut.model,
-            self.context.task,
-            plan,
-            seed=self.trial.seed,
-            resume=None if self.resume is None else self.resume.fit,
-            step_guard=self._guard,
-        )
+        resume = None if self.resume is None else self.resume.fit
+        epochs = self._healing(cut.recipe).train(cut.model, resume=resume)
         while True:
             with self._timed(Stage.RECOVER):
                 epoch = next(epochs, None)
                 if epoch is None:
                     return
                 self._learn({"train_loss": epoch.loss})
-                if epoch.number < plan.epochs:
+                if epoch.number < self._epochs:
                     self._learn(self._evaluate(cut.model))
             yield self._reached(Stage.RECOVER, cut, epoch=epoch.number, fit_state=epoch.state)
 
     def _rung(self, epoch: int) -> int | None:
         """The rung of the ladder after so many epochs, where there is one below the top."""
         rungs = self.context.rungs
-        return rungs.index(epoch) if epoch in rungs and epoch < self._plan.epochs else None
+        return rungs.index(epoch) if epoch in rungs and epoch < self._epochs else None
 
     def _reached(
         self, stage: Stage, cut: _Cut, *, epoch: int = 0, fit_state: FitState | None = None

@@ -1,6 +1,7 @@
 """About how long a sweep takes, from some training steps and one evaluation of the network."""
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +13,17 @@ from torch import nn
 
 from autoprune.domain.objective import Metric
 from autoprune.domain.profile import profile_widths
-from autoprune.domain.space import SearchSpace
 from autoprune.evaluation import portable
 from autoprune.measurement.runtimes.protocol import torch_threads
+from autoprune.orchestration.planning import Plan
 from autoprune.orchestration.request import SweepRequest
 from autoprune.pruning.accuracy import evaluate
+from autoprune.pruning.criteria import criterion_of
+from autoprune.pruning.distill import Distilled
+from autoprune.pruning.healing import Recovery
+from autoprune.pruning.reconstruct import reconstruct
 from autoprune.pruning.recover import FitPlan, fit
+from autoprune.pruning.surgery import prune
 from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task
 
 STEPS = 3
@@ -30,9 +36,10 @@ class Forecast:
 
     `baseline_s` is 0 where nothing is to be trained, `profile_s` where no profile is wanted (what
     an earlier one measured counts as if measured anew); `sweep_s` is None without a bound on trials
-    or time. On a ladder a trial gets the mean number of epochs. Pruned networks are taken to be as
-    slow as the unpruned one, and slots not to slow each other: the first makes it too long, the
-    second too short. Starting workers is left out.
+    or time. On a ladder a trial gets the mean number of epochs, and each of several recoveries has
+    as many trials. Pruned networks are taken to be as slow as the unpruned one, and slots not to
+    slow each other: the first makes it too long, the second too short. Starting workers is left
+    out.
     """
 
     baseline_s: float
@@ -41,36 +48,69 @@ class Forecast:
     sweep_s: float | None
 
 
-def forecast(request: SweepRequest, space: SearchSpace) -> Forecast | None:
+def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
     """Time the unpruned network; None for a task with a training loop of its own.
 
     Takes seconds: a few training steps on a copy, a pass over train's batches to count them, one
-    evaluation on val, and one measurement of speed. Nothing is written.
+    evaluation on val, one measurement of speed, and one reconstruction for each recovery that has
+    one. Nothing is written.
     """
     if isinstance(request.task, CustomFit):
         return None
-    task, threads = request.task, request.threads
+    task, recoveries = request.task, request.recoveries.values()
     model = copy.deepcopy(request.model).to(request.device)
-    with torch_threads(threads):
+    with torch_threads(request.threads):
         step_s = _step_s(model, task)
         evaluate_s = _seconds(lambda: evaluate(model, task, "val"))
-    epoch_s = step_s * sum(1 for _ in task.batches("train", seed=request.seed))
+        mend_s = [_mend_s(request, plan, recovery, step_s=step_s) for recovery in recoveries]
+        taught_s = [_training_step_s(model, task, recovery, step_s) for recovery in recoveries]
+    batches = sum(1 for _ in task.batches("train", seed=request.seed))
     unpruned = portable(model)
     twin = copy.deepcopy(unpruned)
     measure_s = _seconds(lambda: request.meter.measure(twin, unpruned, task.example()))
-    top = max((plan.epochs for plan in request.recoveries.values()), default=0)
-    epochs = float(top) if request.ladder is None else request.ladder.mean_epochs(top)
-    cheap = request.limits.recalibration_batches + request.limits.importance_batches
-    points = sum(len(profile_widths(axis)) for axis in space.axes) if request.profile else 0
-    # judged after the cheap stages, after every epoch, and at the end
-    work_s = step_s * cheap + epochs * epoch_s + max(2, epochs + 1) * evaluate_s
-    plan = request.baseline.plan
+    works_s = []
+    for recovery, before_s, one_s in zip(recoveries, mend_s, taught_s, strict=True):
+        top = recovery.fit.epochs
+        epochs = float(top) if request.ladder is None else request.ladder.mean_epochs(top)
+        # judged after the cheap stages, after every epoch, and at the end
+        works_s.append(before_s + epochs * batches * one_s + max(2, epochs + 1) * evaluate_s)
+    work_s = statistics.fmean(works_s)
+    points = sum(len(profile_widths(axis)) for axis in plan.space.axes) if request.profile else 0
+    training = request.baseline.plan
     return Forecast(
-        baseline_s=plan.epochs * (epoch_s + evaluate_s) if plan else 0.0,
-        profile_s=points * (measure_s + step_s * cheap + 2 * evaluate_s),
+        baseline_s=training.epochs * (step_s * batches + evaluate_s) if training else 0.0,
+        profile_s=points * (measure_s + mend_s[0] + 2 * evaluate_s),
         trial_s=measure_s + work_s,
         sweep_s=_sweep_s(request, work_s=work_s, measure_s=measure_s),
     )
+
+
+def _mend_s(request: SweepRequest, plan: Plan, recovery: Recovery, *, step_s: float) -> float:
+    """Seconds of a trial before it is judged the first time, where half of every group goes."""
+    seconds = step_s * (recovery.recalibration_batches + request.limits.importance_batches)
+    wanted, task = recovery.reconstruction, request.task
+    if wanted is None:
+        return seconds
+    unpruned = portable(request.model)
+    pruned = prune(
+        unpruned,
+        task.example(),
+        plan.space.uniform(0.5),
+        criterion=criterion_of("l1"),
+        dependencies=plan.dependencies,
+    )
+    model, original = pruned.model.to(request.device), unpruned.to(request.device)
+    cuts = pruned.recipe.history
+    return seconds + _seconds(
+        lambda: reconstruct(model, original, cuts, task, plan=wanted, seed=request.seed)
+    )
+
+
+def _training_step_s(model: nn.Module, task: Task, recovery: Recovery, step_s: float) -> float:
+    """Seconds of one of its training steps, where `step_s` are those of one without a teacher."""
+    if recovery.distillation is None:
+        return step_s
+    return _step_s(model, Distilled(task, copy.deepcopy(model), recovery.distillation))
 
 
 def _sweep_s(request: SweepRequest, *, work_s: float, measure_s: float) -> float | None:

@@ -19,6 +19,7 @@ from autoprune.measurement.meter import SpeedMeter
 from autoprune.orchestration.request import GoalRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import Scoring, score
+from autoprune.pruning.distill import Distilled
 from autoprune.pruning.graph import Dependencies, trace
 from autoprune.pruning.isolation import mode, own_rng
 from autoprune.searchers.named import build_searcher
@@ -94,7 +95,7 @@ def _ladder_warnings(request: SweepRequest) -> list[str]:
     if request.ladder is None:
         return []
     epochs = list(request.ladder.epochs)
-    end = max((plan.epochs for plan in request.recoveries.values()), default=0)
+    end = max((recovery.fit.epochs for recovery in request.recoveries.values()), default=0)
     if epochs[0] >= end:
         raise AutopruneError(
             f"ladder.epochs is {epochs}, and recovery ends after {end} epochs: nothing would "
@@ -114,6 +115,10 @@ def _rehearse(model: nn.Module, request: SweepRequest) -> None:
             with mode(work, training=True), torch.enable_grad():
                 for batch in islice(task.batches("train", seed=0), 1):
                     task.loss(work, batch)
+                    for recovery in request.recoveries.values():
+                        if recovery.distillation is not None:
+                            teacher = copy.deepcopy(model)
+                            Distilled(task, teacher, recovery.distillation).loss(work, batch)
             with mode(work, training=False), torch.no_grad():
                 for split in get_args(Split):
                     task.evaluate(work, islice(task.batches(split), 1))

@@ -23,7 +23,7 @@ from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE, check_wr
 from autoprune.orchestration.profile_file import read_profile
 from autoprune.orchestration.record import last_told, read_journal
 from autoprune.orchestration.session import Prepared
-from autoprune.pruning.recover import FitPlan
+from autoprune.pruning.healing import Recovery
 from autoprune.tasks.protocol import tensors_of
 
 PROFILES = "profiles"
@@ -88,7 +88,8 @@ def profile_network(
 ) -> Profiled:
     """Cut every group alone to some widths, and all of them at random `checks` times.
 
-    Each is pruned, recalibrated, measured and judged on val as a trial is, and not fine-tuned.
+    Each is pruned, mended as the sweep's first recovery does before it trains, measured and judged
+    on val as a trial is, and not fine-tuned.
     What an earlier profile of the same weights, runtime and device found is not measured again;
     every point is on disk before the next is begun. A cut that fails is told of and left out.
     """
@@ -150,6 +151,7 @@ def _identity(prepared: Prepared) -> dict[str, Any]:
         "data": _digest(tensors_of(next(iter(prepared.request.task.batches("val")), ()))),
         "inputs": [list(x.shape) for x in tensors_of(prepared.request.task.example())],
         "worth": {name: round(prepared.metrics[name], 6) for name in sorted(told)},
+        "recovery": repr(_mending(prepared)),
         **{name: conditions[name] for name in ("meter", "criteria", "limits")},
     }
 
@@ -183,15 +185,20 @@ def _random(space: SearchSpace, checks: int) -> Iterator[dict[str, int]]:
 
 def _context(prepared: Prepared) -> TrialContext:
     """The sweep's, without training and without constraints, which would end a trial early."""
-    context = prepared.context
+    context, recovery = prepared.context, _mending(prepared)
     goal = replace(context.goal, constraints=())
-    return replace(context, goal=goal, recoveries={"none": FitPlan(epochs=0)})
+    return replace(context, goal=goal, recoveries={recovery.name: recovery})
+
+
+def _mending(prepared: Prepared) -> Recovery:
+    return next(iter(prepared.request.recoveries.values())).at_once
 
 
 def _measured(
     number: int, widths: Mapping[str, int], context: TrialContext
 ) -> ProfilePoint | FailedCut:
-    spec = PruningSpec.of(widths, criterion=next(iter(context.criteria)), recovery="none")
+    criterion, recovery = next(iter(context.criteria)), next(iter(context.recoveries))
+    spec = PruningSpec.of(widths, criterion=criterion, recovery=recovery)
     observation = run_trial(Trial(number, spec, trial_seed(0, number)), context)
     outcome = observation.outcome
     if isinstance(outcome, Failure):

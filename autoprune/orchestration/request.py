@@ -21,6 +21,7 @@ from autoprune.orchestration.storage import InFolder, InStore, Storage
 from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.pruning.criteria import Criterion
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers.grid import RATIOS, check_ratios
 from autoprune.searchers.named import AnyFactory
@@ -115,7 +116,7 @@ class SweepRequest:
     space: SpaceRequest = field(default_factory=SpaceRequest)
     goal: GoalRequest = field(default_factory=GoalRequest)
     criteria: Mapping[str, Criterion] = field(default_factory=dict)
-    recoveries: Mapping[str, FitPlan] = field(default_factory=dict)
+    recoveries: Mapping[str, Recovery] = field(default_factory=dict)
     limits: TrialLimits = field(default_factory=TrialLimits)
     uniform_first: Sequence[float] = FIRST
     ladder: Ladder | None = None
@@ -163,3 +164,19 @@ class SweepRequest:
         if self.ladder is not None:
             facts["rungs"] = self.ladder.epochs
         return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(fact)) for name, fact in facts.items()}
+
+
+def conditions_now(began: Mapping[str, str]) -> dict[str, str]:
+    """The conditions of a journal as `SweepRequest.conditions` would tell them today.
+
+    Before there was a Recovery, batch norm's recalibration was one of the limits, and a sweep had
+    one recovery: a FitPlan.
+    """
+    found = dict(began)
+    limits = re.match(r"TrialLimits\(recalibration_batches=(\d+), ", found.get("limits", ""))
+    fit = re.fullmatch(r"\{('\w+'): (FitPlan\(.*\))\}", found.get("recoveries", ""))
+    if limits and fit:
+        found["limits"] = f"TrialLimits({found['limits'][limits.end() :]}"
+        more = f"recalibration_batches={limits[1]}, reconstruction=None, distillation=None"
+        found["recoveries"] = f"{{{fit[1]}: Recovery(fit={fit[2]}, {more})}}"
+    return found

@@ -40,7 +40,7 @@ from autoprune.orchestration.planning import Plan, goal_of, make_plan
 from autoprune.orchestration.profile_file import read_profile, read_ranking, write_known
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.ranking import rank_network
-from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.request import SweepRequest, conditions_now
 from autoprune.orchestration.store import check_store
 from autoprune.orchestration.sweep import Sweep, Watcher
 from autoprune.orchestration.view import SweepView, view_of
@@ -216,7 +216,8 @@ def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) 
                 f"in {BASELINE_FILE} there; resume with them"
             )
         check_goal(folder, view.goal, prepared.goal)
-        _check_conditions(folder, journal.header["conditions"], prepared.request.conditions)
+        began = conditions_now(journal.header["conditions"])
+        _check_conditions(folder, began, prepared.request.conditions)
         journal.change_budget(asdict(prepared.request.budget))
         return _run(prepared, view, journal, watchers)
 

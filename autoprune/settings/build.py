@@ -77,7 +77,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "baseline": faults.of(lambda: baseline_of(config)),
         "space": faults.of(lambda: space_of(config["space"], default_step=step)),
         "criteria": faults.of(lambda: criteria_of(config["importance"])),
-        "recoveries": faults.of(lambda: recoveries_of(config["recovery"])),
+        "recoveries": faults.of(lambda: recoveries_of(config)),
         "limits": faults.of(lambda: limits_of(config)),
     }
     faults.of(lambda: tracking_of(config))

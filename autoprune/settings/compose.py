@@ -18,6 +18,9 @@ from autoprune.settings.choices import choose
 from autoprune.settings.override_faults import COMPOSING, FaultFinder, complaint, unnamed_options
 from autoprune.settings.schema import COMMANDS, register
 
+RECOVERY_OPTIONS = "recovery_options"
+"""Where a plain config holds the options that its `recoveries` names."""
+
 
 def config_folder() -> Path:
     """Where the shipped configs are: inside the wheel, or beside the package in a checkout."""
@@ -129,7 +132,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A sweep's plain config with the defaults of keys that there were not when it was made."""
-    return _over(plain(OmegaConf.structured(COMMANDS["sweep"])), config)
+    defaults = plain(OmegaConf.structured(COMMANDS["sweep"]))
+    options = config.get(RECOVERY_OPTIONS, {}).items()
+    kept = {name: _over(defaults["recovery"], option) for name, option in options}
+    return {**_over(defaults, config), **({RECOVERY_OPTIONS: kept} if kept else {})}
 
 
 def _over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, Entrant
 from autoprune.searchers.named import takes
 from autoprune.settings.build import build_request
-from autoprune.settings.choices import choose
-from autoprune.settings.compose import compose_config, options_of, plain
+from autoprune.settings.listed import check_listed, option
 from autoprune.settings.rules import ONE_OR_MORE, Faults, check_ranges
 from autoprune.settings.targets import build_target
 
@@ -53,25 +52,14 @@ def rebuild_contest(config: Mapping[str, Any], *, code_paths: Sequence[str]) -> 
 
 
 def _check_names(names: Sequence[str], config_dir: str | None) -> None:
-    options = options_of("searcher", config_dir)
-    unknown = [name for name in names if name not in options]
-    if unknown:
-        raise AutopruneError(
-            f"searchers: there is no {unknown[0]!r}; {choose(unknown[0], options)}"
-        )
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise AutopruneError(
-            f"searchers names {', '.join(twice)} more than once; name each once, and give one with "
-            "other arguments an option and a name of its own (--config-dir)"
-        )
+    check_listed("searchers", names, "searcher", config_dir)
     if len(names) < 2:
         raise AutopruneError(f"searchers is {list(names)}; name two or more to compare")
 
 
 def _option(name: str, config_dir: str | None) -> dict[str, Any]:
     """What `autoprune sweep searcher=NAME` sets."""
-    config = plain(compose_config("sweep", [f"searcher={name}"], config_dir=config_dir))
+    config = option("searcher", name, config_dir)
     return {key: config[key] for key in ("searcher", "profile")}
 
 

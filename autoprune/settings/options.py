@@ -11,6 +11,7 @@ from autoprune.domain.objective import Constraint
 from autoprune.measurement.runtimes import Runtime
 from autoprune.orchestration.request import FIRST
 from autoprune.pruning.criteria import Criterion
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.arguments import (
     PLACE,
@@ -31,7 +32,7 @@ from autoprune.settings.rules import TASK_NAMES, Rule
 class Options(TypedDict, total=False):
     """What `search` takes beyond the model, the task, the searcher and the budget."""
 
-    recovery: FitPlan
+    recovery: FitPlan | Recovery
     criterion: str | Criterion
     min_kept: float
     step: int | None
@@ -94,7 +95,7 @@ RULES: dict[str, Rule] = {
     ),
     "trials": (or_none(whole), "a whole number, or None"),
     "minutes": (or_none(lambda given: number(given) and given > 0), "more than 0, or None"),
-    "recovery": (a(FitPlan), "an autoprune.FitPlan"),
+    "recovery": (a((FitPlan, Recovery)), "an autoprune.FitPlan or an autoprune.Recovery"),
     "criterion": (
         lambda given: isinstance(given, str) or offers(("name", "scores"))(given),
         'a name, such as "l1", or a criterion (autoprune.pruning.criteria)',

@@ -1,7 +1,7 @@
 """The sections of a config that are plain facts: training, space, goal, ladder, limits."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,12 @@ from autoprune.evaluation import TrialLimits
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import Criterion, criterion_of
+from autoprune.pruning.distill import Distillation
+from autoprune.pruning.healing import Recovery
+from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
-from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, check_ranges
+from autoprune.settings.compose import RECOVERY_OPTIONS
+from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, T, check_ranges
 
 
 def fit_plan(section: str, config: Mapping[str, Any]) -> FitPlan:
@@ -24,20 +28,73 @@ def fit_plan(section: str, config: Mapping[str, Any]) -> FitPlan:
             f"{section}.warmup_epochs is {config['warmup_epochs']} of {config['epochs']} epochs; "
             f"choose at most {config['epochs']}, or more {section}.epochs"
         )
+    return _in_section(section, lambda: FitPlan(**config))
+
+
+def recoveries_of(config: Mapping[str, Any]) -> dict[str, Recovery]:
+    """The recoveries of a sweep's config by the names that specs use: those of the options that
+    `recoveries` names, else what the one in `recovery` does.
+    """
+    if not config["recoveries"]:
+        return named_recovery(_recovery("recovery", config["recovery"]))
+    faults, options = Faults(), config[RECOVERY_OPTIONS]
+    found = {
+        name: faults.of(partial(_recovery, f"recoveries.{name}", options[name]))
+        for name in config["recoveries"]
+    }
+    faults.check()
+    return found
+
+
+def named_recovery(given: FitPlan | Recovery) -> dict[str, Recovery]:
+    """The one recovery of a sweep by its name."""
+    recovery = Recovery(given) if isinstance(given, FitPlan) else given
+    return {recovery.name: recovery}
+
+
+def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
+    """How cut networks heal, from the section `section`."""
+    faults = Faults()
+    rules = {"recalibration_batches": ONE_OR_MORE}
+    faults.of(lambda: check_ranges(section, config, rules))
+    fit = faults.of(lambda: fit_plan(f"{section}.fit", config["fit"]))
+    reconstruction = faults.of(partial(_reconstruction, section, config["reconstruction"]))
+    distillation = faults.of(partial(_distillation, section, config["distillation"]))
+    faults.check()
+    batches = config["recalibration_batches"]
+    return _in_section(
+        section,
+        lambda: Recovery(
+            fit,
+            recalibration_batches=batches,
+            reconstruction=reconstruction,
+            distillation=distillation,
+        ),
+    )
+
+
+def _reconstruction(section: str, config: Mapping[str, Any]) -> Reconstruction | None:
+    """None for 0 batches."""
+    place, batches = f"{section}.reconstruction", config["batches"]
+    found = _in_section(place, lambda: Reconstruction(**{**config, "batches": batches or 1}))
+    return found if batches else None
+
+
+def _distillation(section: str, config: Mapping[str, Any]) -> Distillation | None:
+    """None where the teacher has no weight in the loss."""
+    layers = tuple(config["hint_layers"])
+    found = _in_section(
+        f"{section}.distillation", lambda: Distillation(**{**config, "hint_layers": layers})
+    )
+    return found if found.weight or found.hints else None
+
+
+def _in_section(section: str, make: Callable[[], T]) -> T:
+    """What `make` gives, its faults with the section that they are in."""
     try:
-        return FitPlan(**config)
+        return make()
     except FaultsError as error:
         raise FaultsError([f"{section}: {fault}" for fault in error.faults]) from error
-
-
-def recoveries_of(config: Mapping[str, Any]) -> dict[str, FitPlan]:
-    """The recoveries by the names that specs use."""
-    return named_recovery(fit_plan("recovery.fit", config["fit"]))
-
-
-def named_recovery(plan: FitPlan) -> dict[str, FitPlan]:
-    """The one recovery of a sweep by its name: ``finetune``, or ``none`` without an epoch."""
-    return {"finetune" if plan.epochs else "none": plan}
 
 
 def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:
@@ -82,13 +139,9 @@ def limits_of(config: Mapping[str, Any]) -> TrialLimits:
     """What a trial may cost."""
     faults = Faults()
     faults.of(lambda: check_ranges("importance", config["importance"], {"batches": ONE_OR_MORE}))
-    faults.of(
-        lambda: check_ranges("recovery", config["recovery"], {"recalibration_batches": ONE_OR_MORE})
-    )
     faults.of(lambda: check_ranges("budget", config["budget"], {"trial_limit_s": POSITIVE}))
     faults.check()
     return TrialLimits(
-        recalibration_batches=config["recovery"]["recalibration_batches"],
         importance_batches=config["importance"]["batches"],
         time_limit_s=config["budget"]["trial_limit_s"],
     )

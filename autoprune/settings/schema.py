@@ -68,11 +68,35 @@ class ImportanceConfig:
 
 
 @dataclass
+class ReconstructionConfig:
+    """What the layers that read a cut one are fitted on; 0 batches: they are left as they are."""
+
+    batches: int = 0
+    positions: int = 1024
+    ridge: float = 1e-3
+
+
+@dataclass
+class DistillationConfig:
+    """How much of the training loss the unpruned network has; without weight and hints none.
+
+    A section of its own and not null: Hydra cannot set a key of a section that is null.
+    """
+
+    weight: float = 0.0
+    temperature: float = 4.0
+    hints: float = 0.0
+    hint_layers: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RecoveryConfig:
-    """How a cut network heals: batch-norm recalibration, then fine-tuning."""
+    """How a cut network heals: least squares and batch-norm recalibration, then fine-tuning."""
 
     recalibration_batches: int = 16
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
 
 @dataclass
@@ -182,7 +206,10 @@ class LadderConfig:
 
 @dataclass
 class SweepConfig:
-    """`autoprune sweep`, `autoprune plan` and `autoprune doctor`."""
+    """`autoprune sweep`, `autoprune plan` and `autoprune doctor`.
+
+    `recoveries` are options of the group `recovery` to search among; without any it is `recovery`.
+    """
 
     name: str = "sweep"
     seed: int = 0
@@ -195,6 +222,7 @@ class SweepConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    recoveries: list[str] = field(default_factory=list)
     meter: MeterConfig = field(default_factory=MeterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     searcher: dict[str, Any] = field(default_factory=dict)

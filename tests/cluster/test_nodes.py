@@ -20,6 +20,7 @@ from autoprune.orchestration.reports.console import ConsoleWatcher
 from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.view import SweepView
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.faults import Sleepy
 from tests.tiny import REPOSITORY, one_thread, request
@@ -105,7 +106,7 @@ def test_a_node_that_joins_late_is_filled_too(nodes: Cluster, tmp_path: Path) ->
         tmp_path,
         executor=executor(nodes, Demand(cpus=2)),
         budget=Budget(trials=10),
-        recoveries={"finetune": FitPlan(epochs=3)},
+        recoveries={"finetune": Recovery(FitPlan(epochs=3))},
         task=Sleepy(),
     )
     result = launch(asked, Tracking(), listeners=Listeners(watchers=(joining,))).result

@@ -24,6 +24,7 @@ from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.reports.console import ConsoleWatcher
 from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.faults import Sleepy
 from tests.servers import S3Server
@@ -118,7 +119,7 @@ def test_a_trial_goes_on_from_object_storage_where_its_node_was_lost(
         executor=executor(nodes),
         storage=Store(f"s3://{s3.bucket}/cluster"),
         budget=Budget(trials=2),
-        recoveries={"finetune": FitPlan(epochs=6)},
+        recoveries={"finetune": Recovery(FitPlan(epochs=6))},
         task=Sleepy(),
     )
     launched = launch(asked, Tracking(), listeners=Listeners(watchers=(losing,)))

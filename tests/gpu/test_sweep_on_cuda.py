@@ -16,6 +16,9 @@ from autoprune.orchestration.session import prepare, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.criteria import criterion_of
+from autoprune.pruning.distill import Distillation
+from autoprune.pruning.healing import Recovery
+from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
 from tests.tiny import request
 
@@ -26,7 +29,7 @@ pytestmark = [
 
 
 def on_cuda(folder: Path, amp: str = "off") -> SweepRequest:
-    asked = request(folder, recoveries={"finetune": FitPlan(epochs=2, amp=amp)})
+    asked = request(folder, recoveries={"finetune": Recovery(FitPlan(epochs=2, amp=amp))})
     return replace(
         asked,
         device="cuda",
@@ -44,6 +47,14 @@ def test_a_sweep_trains_and_measures_there(tmp_path: Path, amp: str) -> None:
         assert isinstance(observation.outcome, Measurement)
         assert observation.outcome.speedup is not None
         assert torch.cuda.get_device_name() in observation.outcome.speedup.device
+
+
+def test_least_squares_and_a_teacher_work_there(tmp_path: Path) -> None:
+    hints = Distillation(hints=0.5, hint_layers=("0", "5"))
+    recovery = Recovery(FitPlan(epochs=2), reconstruction=Reconstruction(), distillation=hints)
+    asked = replace(on_cuda(tmp_path), recoveries={recovery.name: recovery})
+    view = start(prepare(asked)).view
+    assert view.counts["finished"] == len(view.observations) == 4
 
 
 def test_a_snapshot_of_a_gpu_is_gone_on_with_on_a_cpu(tmp_path: Path) -> None:

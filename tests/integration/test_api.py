@@ -114,9 +114,20 @@ def test_a_criterion_may_be_a_name_or_an_object(monkeypatch: pytest.MonkeyPatch)
 def test_recovery_has_the_same_name_at_both_doors(monkeypatch: pytest.MonkeyPatch) -> None:
     idle = autoprune.FitPlan(epochs=0)
     command = build_request(plain(compose_config("sweep", ["recovery=none"])))
-    assert asked(monkeypatch, recovery=idle).recoveries == {"none": idle}
+    assert asked(monkeypatch, recovery=idle).recoveries == {"none": autoprune.Recovery(idle)}
     assert list(command.recoveries) == ["none"]
     assert list(asked(monkeypatch).recoveries) == ["finetune"]
+    taught = autoprune.Recovery(FAST, distillation=autoprune.Distillation())
+    assert asked(monkeypatch, recovery=taught).recoveries == {"distill": taught}
+    words = ["recovery=reconstruct_finetune", "recovery.distillation.weight=0.7"]
+    command = build_request(plain(compose_config("sweep", words)))
+    both = autoprune.Recovery(
+        autoprune.FitPlan(epochs=8),
+        reconstruction=autoprune.Reconstruction(),
+        distillation=autoprune.Distillation(),
+    )
+    assert command.recoveries == {"reconstruct_distill": both}
+    assert asked(monkeypatch, recovery=both).recoveries == command.recoveries
 
 
 def test_the_front_is_a_table_a_list_and_a_line(front: autoprune.Front) -> None:
@@ -297,7 +308,10 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"exclude": "3*"}, "exclude is '3\\*'; give a list of patterns"),
         ({"constraints": [("size_mb", 1)]}, "constraints is .*; give a list of Constraint"),
         ({"trials": "4", "seed": -1}, "trials is '4'; give a whole number(.|\n)*seed is -1; give"),
-        ({"recovery": {"epochs": 1}}, "recovery is .*; give an autoprune.FitPlan"),
+        (
+            {"recovery": {"epochs": 1}},
+            "recovery is .*; give an autoprune.FitPlan or an autop",
+        ),
         ({"runtime": "onnx"}, "there is no runtime 'onnx'; did you mean 'onnxruntime'"),
         ({"runtime": OnnxRuntime}, "runtime is <class .*; give a name, such as"),
         ({"minutes": float("nan")}, "minutes is nan; give more than 0, or None"),

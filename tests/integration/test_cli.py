@@ -14,7 +14,10 @@ from mlflow import MlflowClient
 
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
+from autoprune.domain.trial import Measurement
 from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.orchestration.journal_line import decode, encode
+from autoprune.orchestration.record import last_told, read_journal
 from autoprune.settings.compose import config_folder
 
 ROOT = Path(__file__).parents[2]
@@ -253,6 +256,54 @@ def test_a_finished_sweep_goes_on_with_a_larger_budget(run: Run) -> None:
     # what a resume allowed holds for the next one, too
     assert "[  4/" not in run("resume")
     assert "4 of 4 trials done, 0 under way" in run("status")
+
+
+OWN_RECOVERY = """
+fit: {epochs: 1, warmup_epochs: 0}
+distillation: {weight: 0.5, hints: 0.1, hint_layers: [head]}
+"""
+
+
+def test_a_sweep_over_healing_goes_on_without_its_files(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "own" / "recovery" / "taught.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(OWN_RECOVERY)
+    words = [word for word in SMALL if not word.startswith("recovery")]
+    words += ["recoveries=[reconstruct,taught]", "importance.criteria=[l1,taylor]"]
+    words += ["searcher=random", "budget.trials=8", "--config-dir", "own"]
+    out = run("plan", *words)
+    assert "recovery    reconstruct: least squares over 8 batches, batch norm over 16" in out
+    assert "recovery    taught: batch norm over 16 batches, 1 epoch of sgd with a teacher" in out
+    assert "2 groups, 900 specs" in out
+    run("sweep", *words)
+    file.unlink()
+    run("resume", "budget.trials=9")
+    (journal,) = tmp_path.glob(f"outputs/*/{JOURNAL_FILE}")
+    record = read_journal(journal)
+    outcomes = [o for o in last_told(record.events).values() if isinstance(o.outcome, Measurement)]
+    assert len(outcomes) == 9
+    assert {o.trial.spec.criterion for o in outcomes} == {"l1", "taylor"}
+    trained = {o.trial.number: "train_loss" in o.outcome.metrics for o in outcomes}
+    assert trained == {o.trial.number: o.trial.spec.recovery == "taught" for o in outcomes}
+    assert set(trained.values()) == {True, False}
+
+
+def test_a_sweep_of_before_there_were_recoveries_goes_on(run: Run, tmp_path: Path) -> None:
+    run("sweep", *SMALL)
+    (journal,) = tmp_path.glob(f"outputs/*/{JOURNAL_FILE}")
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    header = decode(first.rstrip(b"\n"))
+    plan = (
+        "{'none': FitPlan(epochs=0, lr=0.02, optimizer='sgd', momentum=0.9, weight_decay=0.0005, "
+        "warmup_epochs=0.5, grad_clip=None, amp='off')}"
+    )
+    limits = "TrialLimits(recalibration_batches=16, importance_batches=8, time_limit_s=None)"
+    header["facts"]["conditions"] |= {"recoveries": plan, "limits": limits}
+    for key in ("reconstruction", "distillation"):
+        del header["facts"]["config"]["recovery"][key]
+    del header["facts"]["config"]["recoveries"]
+    journal.write_bytes(b"".join([encode(header), *others]))
+    assert "[  4/4] trial   3" in run("resume", "budget.trials=4")
 
 
 def test_a_resume_lifts_a_limit(run: Run) -> None:

@@ -248,6 +248,52 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
     assert "data.side is nan; choose a finite number" in refused("sweep", *SMALL, "data.side=nan")
 
 
+def test_healing(refused: Refused) -> None:
+    message = refused(
+        *("plan", *SMALL, "recovery.distillation.weight=2", "recovery.distillation.temperature=0"),
+        *("recovery.reconstruction.ridge=0", "recovery.reconstruction.batches=-1"),
+        *("recovery.recalibration_batches=0", "recovery.distillation.hint_layers=[head]"),
+    )
+    assert message.splitlines() == [
+        "autoprune: recovery.recalibration_batches is 0; choose 1 or more",
+        "autoprune: recovery.reconstruction: batches is -1; choose 1 or more",
+        "autoprune: recovery.reconstruction: ridge is 0.0; choose a positive number",
+        "autoprune: recovery.distillation: weight is 2.0; choose a number in [0, 1]",
+        "autoprune: recovery.distillation: temperature is 0.0; choose a positive number",
+        "autoprune: recovery.distillation: hints is 0 and hint_layers is ['head']; give both, or "
+        "neither",
+    ]
+    message = refused("plan", *SMALL, "recovery.distillation.weight=0.5")
+    assert "recovery: distillation is training, and fit.epochs is 0; choose 1 epoch" in message
+    hints = ("recovery.distillation.hints=1", "recovery.distillation.hint_layers=[conv*]")
+    message = refused("plan", *SMALL, "recovery=distill", *hints)
+    assert "hint_layers: 'conv*' matches no layer; the layers are hidden.0" in message
+
+
+def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
+    words = [word for word in SMALL if not word.startswith("recovery")]
+    message = refused("sweep", *words, "recoveries=[finetun,none]")
+    assert "recoveries: there is no 'finetun'; did you mean 'finetune'? (choose from " in message
+    message = refused("sweep", *words, "recoveries=[none,none]")
+    assert "recoveries names none more than once; name each once, and give one with" in message
+    message = refused("sweep", *SMALL, "recovery.fit.lr=1", "recoveries=[none,finetune]")
+    assert "nothing reads recovery, recovery.fit.lr; put values into options of your" in message
+    assert "or set recoveries=[]" in message
+    message = refused("sweep", *words, "recoveries=none,finetune")
+    assert "write several values as a list, 'recoveries=[none,finetune]'" in message
+    (tmp_path / "recovery").mkdir()
+    (tmp_path / "recovery" / "own.yaml").write_text(
+        "fit: {epochs: -1}\nreconstruction: {ridge: -2}\nrecalibration_batches: 0\n"
+    )
+    message = refused("plan", *words, "--config-dir", ".", "recoveries=[own,none]", "seed=-1")
+    assert message.splitlines() == [
+        "autoprune: seed is -1; choose 0 or more",
+        "autoprune: recoveries.own.recalibration_batches is 0; choose 1 or more",
+        "autoprune: recoveries.own.fit: epochs is -1; choose 0 or more",
+        "autoprune: recoveries.own.reconstruction: ridge is -2.0; choose a positive number",
+    ]
+
+
 def test_rules_across_fields(refused: Refused) -> None:
     message = refused("sweep", *SMALL, "baseline.fit.warmup_epochs=3", "importance.criteria=[]")
     assert "baseline.fit.warmup_epochs is 3.0 of 1 epochs; choose at most 1" in message

@@ -27,6 +27,7 @@ from autoprune.orchestration.reports.contest_page import contest_html
 from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget, Sweep
 from autoprune.orchestration.view import SweepView, view_of
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
 from autoprune.settings.compose import compose_config, plain
@@ -66,7 +67,7 @@ def asked(
     output: Path, entrants: dict[str, Entrant] | None = None, **changes: Any
 ) -> ContestRequest:
     facts = {"budget": Budget(trials=4), "executor": InlineExecutor(), **changes}
-    facts.setdefault("recoveries", {"none": FitPlan(epochs=0)})
+    facts.setdefault("recoveries", {"none": Recovery(FitPlan(epochs=0))})
     return ContestRequest(request(output, **facts), entrants or ENTRANTS, seeds=(0, 1))
 
 
@@ -258,7 +259,9 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*compare*"))
     _, folder = run_contest(asked(tmp_path, budget=Budget(trials=1)))
     assert not list((tmp_path / "baselines").glob("*")), "nothing was trained for it"
-    other = asked(tmp_path, recoveries={"none": FitPlan(epochs=1)}, budget=Budget(trials=1))
+    other = asked(
+        tmp_path, recoveries={"none": Recovery(FitPlan(epochs=1))}, budget=Budget(trials=1)
+    )
     with pytest.raises(ValueError, match=r"conditions was .*; go on with what it began with"):
         run_contest(other, folder=folder)
     retrained = asked(

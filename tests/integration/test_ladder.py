@@ -19,11 +19,12 @@ from autoprune.orchestration.session import prepare, resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.tiny import ray_slots, request
 
 LADDER = Ladder((0, 1), reduction=2.0)
-RECOVERY = {"finetune": FitPlan(epochs=3)}
+RECOVERY = {"finetune": Recovery(FitPlan(epochs=3))}
 TRIALS = 8
 
 
@@ -116,7 +117,7 @@ def test_a_ladder_of_other_rungs_does_not_compare(tmp_path):
 
 
 def test_a_ladder_that_is_for_nothing(tmp_path):
-    wanted = {"recoveries": {"finetune": FitPlan(epochs=2)}, "budget": Budget(trials=1)}
+    wanted = {"recoveries": {"finetune": Recovery(FitPlan(epochs=2))}, "budget": Budget(trials=1)}
     with pytest.raises(ValueError, match=r"ladder.epochs is \[2\], and recovery ends after 2 ep"):
         make_plan(request(tmp_path, ladder=Ladder((2,)), **wanted))
     plan = make_plan(request(tmp_path, ladder=Ladder((0, 3)), **wanted))

@@ -11,6 +11,7 @@ from autoprune.orchestration.artifacts import load, read_outputs
 from autoprune.orchestration.launch import Listeners, Tracking, launch
 from autoprune.orchestration.request import BaselineRequest, GoalRequest
 from autoprune.orchestration.sweep import Budget
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests import examples_tasks
 from tests.tiny import meter, one_thread, ray_slots, request
@@ -41,7 +42,7 @@ def test_a_task_of_the_users_own_goes_all_the_way(tmp_path, make, main, directio
         task=task,
         model=model,
         baseline=BaselineRequest(plan=plan, identity={"task": main}),
-        recoveries={"finetune": FitPlan(epochs=1, lr=0.01, optimizer="adamw")},
+        recoveries={"finetune": Recovery(FitPlan(epochs=1, lr=0.01, optimizer="adamw"))},
         goal=GoalRequest(("main", "speedup")),
         uniform_first=(0.75, 0.25),
         meter=meter(),

@@ -39,6 +39,7 @@ from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.criteria import criterion_of
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.tasks.protocol import Inputs
 from tests.pruning_tasks import Blobs, small_net
@@ -51,7 +52,7 @@ PLAN = FitPlan(epochs=3)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Prepared:
     folder = tmp_path_factory.mktemp("outputs")
-    return prepare(request(folder, recoveries={"finetune": PLAN}))
+    return prepare(request(folder, recoveries={"finetune": Recovery(PLAN)}))
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ class Watched:
 
 def test_the_network_never_runs_past_the_gate(trial, tmp_path):
     gate, held = Watched(), []
-    asked = request(tmp_path, recoveries={"finetune": PLAN}, gate=gate)
+    asked = request(tmp_path, recoveries={"finetune": Recovery(PLAN)}, gate=gate)
     prepared = prepare(
         replace(
             asked,

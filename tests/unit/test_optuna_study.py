@@ -23,6 +23,7 @@ from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.tracking.optuna_study import distributions
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE, OptunaWatcher
 from autoprune.orchestration.view import SweepView
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.sweeps import make_goal, make_space, make_sweep
 from tests.tiny import one_thread, request
@@ -239,7 +240,7 @@ def test_what_waits_on_a_ladder_to_the_end_is_pruned(tmp_path: Path) -> None:
     asked = request(
         tmp_path,
         ladder=Ladder((0, 1), reduction=2.0),
-        recoveries={"finetune": FitPlan(epochs=2)},
+        recoveries={"finetune": Recovery(FitPlan(epochs=2))},
         budget=Budget(trials=5),
     )
     result = launch(asked, Tracking()).result

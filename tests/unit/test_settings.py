@@ -15,10 +15,13 @@ from autoprune.measurement.quiet import QuietNode
 from autoprune.orchestration.folders import check_writable
 from autoprune.orchestration.forecast import forecast
 from autoprune.orchestration.planning import make_plan
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.settings.build import build_request
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import completed, compose_config, plain, quoted
+from autoprune.settings.listed import with_recoveries
+from autoprune.settings.parts import recoveries_of
 from autoprune.settings.rules import check_device
 from autoprune.settings.targets import source_digests
 from tests import tiny
@@ -128,9 +131,9 @@ class OwnLoop(Blobs):
 
 
 def test_a_forecast_adds_up_and_leaves_the_network_as_it_is(tmp_path: Path) -> None:
-    request = tiny.request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)})
+    request = tiny.request(tmp_path, recoveries={"finetune": Recovery(FitPlan(epochs=2))})
     before = {name: tensor.clone() for name, tensor in request.model.state_dict().items()}
-    found = forecast(request, make_plan(request).space)
+    found = forecast(request, make_plan(request))
     assert found is not None
     assert found.sweep_s is not None
     assert found.baseline_s == 0
@@ -141,7 +144,7 @@ def test_a_forecast_adds_up_and_leaves_the_network_as_it_is(tmp_path: Path) -> N
 
 def test_a_task_with_a_loop_of_its_own_is_not_forecast(tmp_path: Path) -> None:
     own = tiny.request(tmp_path, task=OwnLoop())
-    assert forecast(own, make_plan(own).space) is None
+    assert forecast(own, make_plan(own)) is None
 
 
 def test_a_config_of_an_older_version_gets_the_defaults_of_keys_it_had_not() -> None:
@@ -152,3 +155,19 @@ def test_a_config_of_an_older_version_gets_the_defaults_of_keys_it_had_not() -> 
     assert found["meter"]["where"] == "trial"
     assert found["budget"]["trials"] is None
     assert {**found, "budget": now["budget"]} == now
+
+
+def test_the_options_of_recoveries_are_those_of_the_moment(tmp_path: Path) -> None:
+    own = tmp_path / "recovery" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text("fit: {epochs: 3}\n")
+    folder = str(tmp_path)
+    composed = plain(compose_config("sweep", ["recoveries=[own,none]"], config_dir=folder))
+    config = with_recoveries(composed, given=frozenset({"recoveries"}), config_dir=folder)
+    own.unlink()
+    assert list(recoveries_of(config)) == ["own", "none"]
+    assert recoveries_of(config)["own"] == Recovery(FitPlan(epochs=3))
+    del config["recovery_options"]["own"]["distillation"]
+    assert recoveries_of(completed(config))["own"] == Recovery(FitPlan(epochs=3))
+    plain_one = plain(compose_config("sweep", []))
+    assert with_recoveries(plain_one, given=frozenset(), config_dir=None) == plain_one

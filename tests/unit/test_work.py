@@ -12,6 +12,7 @@ from autoprune.domain.trial import Cause, Failure, Observation, Outcome, Trial
 from autoprune.orchestration.session import prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.tiny import one_thread, request
 
@@ -47,7 +48,7 @@ def outcome_of(steps: Generator[object, None, Observation]) -> Outcome:
 def test_a_snapshot_that_cannot_be_saved_is_no_fault_of_its_trial(tmp_path: Path) -> None:
     # the optimiser's state, which torch.save writes, is the first file that is too large
     limit = 6_000
-    prepared = prepare(request(tmp_path, recoveries={"finetune": FitPlan(epochs=2)}))
+    prepared = prepare(request(tmp_path, recoveries={"finetune": Recovery(FitPlan(epochs=2))}))
     with small_files(limit):
         trial = Trial(0, prepared.plan.space.uniform(1.0), 5)
         steps = work(trial, prepared.context, InFolder(tmp_path))

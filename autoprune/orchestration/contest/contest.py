@@ -32,7 +32,7 @@ from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_
 from autoprune.orchestration.profile_file import read_profile, write_known
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.record import read_journal
-from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.request import SweepRequest, conditions_now
 from autoprune.orchestration.session import (
     Prepared,
     SweepResult,
@@ -112,6 +112,7 @@ def run_contest(
         if folder is not None:
             stack.enter_context(held(folder, "runs this contest"))
             begun = read_contest(folder)
+            begun = replace(begun, conditions=conditions_now(begun.conditions))
             _check_same(request, begun, folder)
         doubts = _check(request)
         prepared = prepare(asked, report=listeners.on_epoch)

@@ -1,0 +1,130 @@
+"""How a cut network heals: what is mended at once, and what is trained after that."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import nn
+
+from autoprune.domain.errors import FaultsError
+from autoprune.domain.protocols import StepGuard
+from autoprune.pruning.cuts import Cut
+from autoprune.pruning.distill import Distillation, Distilled
+from autoprune.pruning.reconstruct import Reconstruction, reconstruct
+from autoprune.pruning.recover import Epoch, FitPlan, FitState, fit, recalibrate
+from autoprune.tasks.protocol import Task, device_of
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How a cut network heals.
+
+    At once, before it is judged the first time: what reads a cut layer is fitted by
+    `reconstruction`, and batch norm is recalibrated over `recalibration_batches` of train. Then it
+    is trained by `fit`, with the unpruned network as its teacher where there is a `distillation`.
+    """
+
+    fit: FitPlan
+    recalibration_batches: int = 16
+    reconstruction: Reconstruction | None = None
+    distillation: Distillation | None = None
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.recalibration_batches < 1:
+            faults.append(
+                f"recalibration_batches is {self.recalibration_batches}; choose 1 or more"
+            )
+        if self.distillation is not None and not self.fit.epochs:
+            faults.append(
+                "distillation is training, and fit.epochs is 0; choose 1 epoch or more, or no "
+                "distillation"
+            )
+        if faults:
+            raise FaultsError(faults)
+
+    @property
+    def name(self) -> str:
+        """What it does: none, or reconstruct, finetune and distill; reconstruct_distill is both."""
+        parts = [] if self.reconstruction is None else ["reconstruct"]
+        if self.fit.epochs:
+            parts.append("finetune" if self.distillation is None else "distill")
+        return "_".join(parts) or "none"
+
+    @property
+    def at_once(self) -> Self:
+        """The same without training."""
+        return replace(self, fit=FitPlan(epochs=0), distillation=None)
+
+    def __str__(self) -> str:
+        """All that it does, in order."""
+        parts = []
+        if self.reconstruction is not None:
+            parts.append(f"least squares over {self.reconstruction.batches} batches")
+        parts.append(f"batch norm over {self.recalibration_batches} batches")
+        if self.fit.epochs:
+            epochs = "1 epoch" if self.fit.epochs == 1 else f"{self.fit.epochs} epochs"
+            teacher = "" if self.distillation is None else " with a teacher"
+            parts.append(f"{epochs} of {self.fit.optimizer}{teacher}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Healing:
+    """A recovery at work on the network that `cuts` led to from `unpruned`, which stays as it is.
+
+    Each step of work runs inside `step_guard()`.
+    """
+
+    recovery: Recovery
+    task: Task
+    unpruned: nn.Module
+    cuts: Sequence[Cut]
+    seed: int
+    step_guard: StepGuard = nullcontext
+
+    def at_once(self, model: nn.Module) -> None:
+        """Mend the cut network in place, without training it.
+
+        Raises AutopruneError where the train split has no batch.
+        """
+        if self.recovery.reconstruction is not None:
+            reconstruct(
+                model,
+                self._unpruned_beside(model),
+                self.cuts,
+                self.task,
+                plan=self.recovery.reconstruction,
+                seed=self.seed,
+                step_guard=self.step_guard,
+            )
+        recalibrate(
+            model,
+            self.task,
+            batches=self.recovery.recalibration_batches,
+            seed=self.seed,
+            step_guard=self.step_guard,
+        )
+
+    def train(self, model: nn.Module, *, resume: FitState | None = None) -> Iterator[Epoch]:
+        """Train the cut network in place, an epoch at a time, as `fit` does.
+
+        Raises what `fit` and `Distilled` raise.
+        """
+        task, plan = self.task, self.recovery.distillation
+        if plan is not None:
+            task = Distilled(task, self._unpruned_beside(model), plan, cuts=self.cuts)
+        yield from fit(
+            model,
+            task,
+            self.recovery.fit,
+            seed=self.seed,
+            resume=resume,
+            step_guard=self.step_guard,
+        )
+
+    def _unpruned_beside(self, model: nn.Module) -> nn.Module:
+        """A copy of the unpruned network on the device of the cut one."""
+        return copy.deepcopy(self.unpruned).to(device_of(model))
