@@ -192,6 +192,7 @@ def test_the_champion_is_served_where_only_mlflow_and_torch_are_installed(
     assert [np.load(tmp_path / f"{size}.npy").shape for size in (1, 7)] == [(1, 10), (7, 10)]
 
 
+@pytest.mark.slow  # four promotions
 def test_challenger_champion_previous_and_back(
     shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:

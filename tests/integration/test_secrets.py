@@ -72,6 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("secrets")
 
 
+@pytest.mark.slow  # a sweep in workers, and all that it writes
 def test_a_sweep_tells_no_secret(folder: Path, mlflow_server: MlflowServer) -> None:
     words = ["sweep", *WORDS, "name=secret", "output=out", "budget.trials=2"]
     words += [f"tracking.uri={with_password(mlflow_server)}"]

@@ -20,6 +20,7 @@ from autoprune.domain.trial import (
     Stage,
     Trial,
 )
+from autoprune.orchestration.executors import cluster
 from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.folders import find_sweep, make_folder
@@ -603,6 +604,8 @@ def test_a_cluster_that_answers_and_lets_nobody_in_is_told_as_that(monkeypatch):
         raise ConnectionError("Failed to connect to Ray cluster: invalid token")
 
     monkeypatch.setattr(ray, "init", refuse)
+    # a cluster's head speaks no HTTP, and says so at once
+    monkeypatch.setattr(cluster, "is_dashboard", lambda _url: False)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         executor = TuneExecutor(address=f"127.0.0.1:{listening.getsockname()[1]}")
         with pytest.raises(AutopruneError, match=r"answers and does not let .* RAY_AUTH_TOKEN"):
