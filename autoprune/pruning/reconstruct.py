@@ -87,8 +87,8 @@ def reconstruct(
             fit = _Fit(pruned.get_submodule(name), _kept_outputs(model, name, cuts))
             _listen(pruned, model, name, task, plan=plan, seed=seed, guard=step_guard, fit=fit)
             with step_guard():
-                fit.solve(plan.ridge)
-            fitted.append(name)
+                if fit.solve(plan.ridge):
+                    fitted.append(name)
     return tuple(fitted)
 
 
@@ -115,23 +115,24 @@ class _Fit:
         self.moments += rows.T @ outputs
         self.count += len(rows)
 
-    def solve(self, ridge: float) -> None:
-        """Write the weights that fit best."""
+    def solve(self, ridge: float) -> bool:
+        """Write the weights that fit best; False where what was heard is not finite."""
         weight, bias = self.layer.weight, self.layer.bias
         inputs = weight[0].numel()
         before = weight.detach().double().cpu().reshape(len(weight), -1).T
         if bias is not None:
             before = torch.cat([before, bias.detach().double().cpu()[None]])
-        scale = self.gram.diagonal()[:inputs].mean().clamp_min(torch.finfo(torch.float64).tiny)
-        held = torch.full((len(self.gram),), float(ridge * scale), dtype=torch.float64)
+        scale = float(self.gram.diagonal()[:inputs].mean()) or 1.0  # inputs that are all zero
+        held = torch.full((len(self.gram),), ridge * scale, dtype=torch.float64)
         left = self.gram + torch.diag(held)
         right = self.moments + held[:, None] * before
-        found = torch.linalg.solve(left, right)
-        if not bool(found.isfinite().all()):
-            return
+        found, failed = torch.linalg.solve_ex(left, right)
+        if int(failed) or not bool(found.isfinite().all()):
+            return False
         weight.copy_(found[:inputs].T.reshape(weight.shape))
         if bias is not None:
             bias.copy_(found[inputs])
+        return True
 
 
 def _readers(pruned: nn.Module, cuts: Sequence[Cut]) -> list[str]:

@@ -15,6 +15,7 @@ from autoprune.pruning.cuts import width
 from autoprune.pruning.graph import Dependencies, trace
 from tests.criteria_tasks import Noise
 from tests.random_networks import EXAMPLE, random_net
+from tests.tiny import one_thread
 
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -30,12 +31,7 @@ READ = sorted(set(CRITERIA) - {"random", "se_gate"})
 """Those that look at what there is to see in these networks."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 def traced(net: nn.Module) -> Dependencies:

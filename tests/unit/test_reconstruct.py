@@ -129,6 +129,17 @@ def test_a_network_that_was_not_cut_is_left_alone():
     assert reconstruct(copy.deepcopy(net), net, (), TASK, plan=PLAN, seed=0) == ()
 
 
+def test_what_cannot_be_fitted_stays_as_the_cut_left_it():
+    net = twins()
+    pruned = halved(net, TASK.example())
+    was = copy.deepcopy(pruned.model.state_dict())
+    with torch.no_grad():
+        net[0].bias.fill_(float("nan"))
+    done = reconstruct(pruned.model, net, pruned.recipe.history, TASK, plan=PLAN, seed=0)
+    assert done == ()
+    assert all(torch.equal(pruned.model.state_dict()[key], value) for key, value in was.items())
+
+
 def test_no_batch():
     net = twins()
     pruned = halved(net, TASK.example())
