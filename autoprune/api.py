@@ -81,7 +81,8 @@ def search(
       adds a `Distillation` or a `Reconstruction`. `criterion` (``"l1"``, another name, or an
       object of `autoprune.pruning.criteria` or your own) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
-      (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
+      (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are, and those
+      that are not of `kinds` (``("channels", "neurons", "heads")``; ``"blocks"`` is depth).
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
       and `uniform_first`: equal ratios that are tried before the searcher proposes.
     - `ladder` (None): an `autoprune.Ladder` on whose rungs trials pause while better ones go on;
@@ -208,7 +209,9 @@ def _request(
         storage=None if storage is None else store_at(str(storage), key="storage"),
         seed=seed,
         space=SpaceRequest(
-            Bounds("*", min_kept=chosen["min_kept"], step=step), exclude=chosen["exclude"]
+            Bounds("*", min_kept=chosen["min_kept"], step=step),
+            exclude=chosen["exclude"],
+            kinds=chosen["kinds"],
         ),
         goal=GoalRequest(chosen["objectives"], chosen["constraints"]),
         criteria={criterion.name: criterion},

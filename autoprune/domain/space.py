@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Self
@@ -16,15 +16,29 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.domain.errors import AutopruneError
+from autoprune.domain.errors import AutopruneError, unknown
+
+KINDS: dict[str, str] = {
+    "channels": "outputs of a convolution, with all that is coupled to them",
+    "neurons": "outputs of a linear layer, with all that is coupled to them",
+    "heads": "heads of an attention",
+    "blocks": "blocks of a stack, which are bypassed",
+}
+"""What a unit of a group may be."""
+
+USUAL_KINDS = ("channels", "neurons", "heads")
+"""What a space is made of where nothing else is asked for."""
+
+ALIGNED = ("channels", "neurons")
+"""The kinds whose widths hardware likes in multiples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """One dependency group of a network: everything that must be pruned together.
 
-    `name` is the layer whose output the group is, `kind` says what a unit is
-    (``channels``, ``neurons``), `size` counts the units of the unpruned network, `step` is the
+    `name` is the layer whose output the group is, or the module that counts its units, `kind` says
+    what a unit is (one of `KINDS`), `size` counts the units of the unpruned network, `step` is the
     number of units that widths are multiples of (hardware alignment, grouped convolutions),
     and `layers` names every layer that changes with it.
     """
@@ -297,6 +311,25 @@ class Bounds:
             raise AutopruneError(f"bounds of {self.pattern!r}: step {self.step}; choose 1 or more")
 
 
+def of_kinds(groups: Iterable[Group], kinds: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of some kinds.
+
+    Raises AutopruneError for a kind that there is not, and where no group is left.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown("kind of group", kind, KINDS)
+    groups = tuple(groups)
+    found = tuple(group for group in groups if group.kind in kinds)
+    if not found:
+        there = sorted({group.kind for group in groups})
+        raise AutopruneError(
+            f"space.kinds is {list(kinds)}, and the network's groups are {there}; choose some of "
+            "those"
+        )
+    return found
+
+
 def build_space(
     groups: Iterable[Group],
     default: Bounds,
@@ -311,7 +344,8 @@ def build_space(
     A group takes the last bounds of `overrides` whose pattern matches its name, otherwise
     `default`. A step in the bounds is combined with the group's own (least common multiple).
     Raises AutopruneError for a pattern that matches no group, and for bounds between which a
-    group has no legal width.
+    group has no legal width. The step of `default` is for channels and neurons, which hardware
+    may like in multiples; heads and blocks have one where `overrides` give it.
     """
     groups = tuple(groups)
     names = [group.name for group in groups]
@@ -323,7 +357,9 @@ def build_space(
         if any(fnmatch.fnmatchcase(group.name, pattern) for pattern in exclude):
             continue
         matching = [b for b in overrides if fnmatch.fnmatchcase(group.name, b.pattern)]
-        axes.append(_axis(group, matching[-1] if matching else default, default.step))
+        usual = default.step if group.kind in ALIGNED else None
+        bounds = matching[-1] if matching else replace(default, step=usual)
+        axes.append(_axis(group, bounds, usual))
     if not axes:
         raise AutopruneError(f"space.exclude {list(exclude)} leaves no group of {names} to prune")
     return SearchSpace(tuple(axes), criteria=tuple(criteria), recoveries=tuple(recoveries))

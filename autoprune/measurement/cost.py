@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.measurement.runtimes.protocol import frozen_copy
-from autoprune.tasks.protocol import Inputs, forward
+from autoprune.tasks.protocol import Inputs, every_module, forward
 
 MEGABYTE = 1e6
 
@@ -32,22 +32,16 @@ def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
     """
     model = frozen_copy(model)
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    # The fast path of nn.MultiheadAttention and nn.TransformerEncoderLayer is one opaque
-    # operator; without it they run, and count, as the products they consist of.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # no_grad, not inference_mode: under the latter composite operators reach the dispatch
-        # modes whole.
-        with (
-            torch.no_grad(),
-            FlopCounterMode(display=False, custom_mapping=_CPU_FLOPS) as flops,
-            _LiveBytes(list(weights.values())) as live,
-        ):
-            live.add(example)
-            forward(model, example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    # no_grad, not inference_mode: under the latter composite operators reach the dispatch modes
+    # whole.
+    with (
+        every_module(),
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=_CPU_FLOPS) as flops,
+        _LiveBytes(list(weights.values())) as live,
+    ):
+        live.add(example)
+        forward(model, example)
     return {
         "macs": float(flops.get_total_flops() // 2),
         "params": float(sum(p.numel() for p in model.parameters())),

@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
 from autoprune.domain.protocols import Searcher, WarmsUp
-from autoprune.domain.space import SearchSpace, build_space
+from autoprune.domain.space import SearchSpace, build_space, of_kinds
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import SpeedMeter
@@ -49,7 +49,7 @@ def make_plan(request: SweepRequest) -> Plan:
     example = request.task.example()
     dependencies = trace(model, example, time_limit_s=request.graph_limit_s)
     space = build_space(
-        dependencies.groups,
+        of_kinds(dependencies.groups, request.space.kinds),
         request.space.bounds,
         overrides=request.space.overrides,
         exclude=request.space.exclude,

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import Bounds
+from autoprune.domain.space import USUAL_KINDS, Bounds
 from autoprune.evaluation import TrialContext, TrialLimits
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.measurement.quiet import Gate, NoGate
@@ -73,11 +73,12 @@ class BaselineRequest:
 
 @dataclass(frozen=True)
 class SpaceRequest:
-    """How far which groups may shrink."""
+    """How far which groups may shrink; `kinds` are some of `autoprune.domain.space.KINDS`."""
 
     bounds: Bounds = field(default_factory=Bounds)
     overrides: Sequence[Bounds] = ()
     exclude: Sequence[str] = ()
+    kinds: Sequence[str] = USUAL_KINDS
 
 
 @dataclass(frozen=True)

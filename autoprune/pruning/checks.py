@@ -1,7 +1,7 @@
 """Which relations of Torch-Pruning's graph can be cut, by their structure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ class Relation:
     """A root with everything that Torch-Pruning couples to it.
 
     `strange` names coupled layers that cannot be cut; `is_output` where it meets the output.
+    `kind` and `pinned` are the group's; without a kind it follows from the root.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Relation:
     members: list[Member] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
     is_output: bool = False
+    kind: str | None = None
+    pinned: tuple[int, ...] = ()
 
 
 def sort_relations(
@@ -40,7 +43,7 @@ def sort_relations(
     """Couplings of the relations that can be cut, and why the others cannot."""
     couplings: list[Coupling] = []
     refused: list[Refused] = []
-    claimed: dict[tuple[str, str], set[int]] = defaultdict(set)
+    claimed: dict[tuple[str, str, int], set[int]] = defaultdict(set)
     owners = _owners(modules)
     for relation in relations:
         fault = next(
@@ -49,7 +52,7 @@ def sort_relations(
         cell = _cells(relation, modules)
         if fault is None and cell is None:
             fault = "a grouped convolution or a group norm allows no even removal from its blocks"
-        taken = [claimed[m.layer, m.side] for m in relation.members]
+        taken = [claimed[m.layer, m.side, m.axis] for m in relation.members]
         if fault is None and any(
             not t.isdisjoint(m.index.tolist()) for t, m in zip(taken, relation.members, strict=True)
         ):
@@ -64,21 +67,24 @@ def sort_relations(
 
 
 def _coupling(relation: Relation, modules: dict[str, nn.Module], cell: Indices) -> Coupling:
+    rooted = "neurons" if isinstance(modules[relation.name], nn.Linear) else "channels"
     group = Group(
         relation.name,
-        "neurons" if isinstance(modules[relation.name], nn.Linear) else "channels",
+        relation.kind or rooted,
         relation.size,
         step=len(np.unique(cell)),
         layers=tuple(dict.fromkeys(member.layer for member in relation.members)),
     )
-    return Coupling(group, tuple(relation.members), cell)
+    return Coupling(group, tuple(relation.members), cell, pinned=relation.pinned)
 
 
 def _output_fault(relation: Relation, _modules: dict[str, nn.Module]) -> str | None:
+    if relation.kind == "blocks":
+        return None
     if relation.is_output or not any(
         m.side == "in" or is_depthwise(_modules[m.layer])
         for m in relation.members
-        if m.side != "param"
+        if m.side in ("in", "out")
     ):
         return "its units are part of the network's output"
     return None
@@ -87,13 +93,8 @@ def _output_fault(relation: Relation, _modules: dict[str, nn.Module]) -> str | N
 def _layer_fault(relation: Relation, modules: dict[str, nn.Module]) -> str | None:
     """Layers that cannot be cut, or not in the way Torch-Pruning thinks."""
     for strange in relation.strange:
-        if strange.startswith("MultiheadAttention"):
-            return f"it is coupled to the embedding of {strange}; heads cannot be pruned yet"
         return f"it is coupled to {strange}, which cannot be cut"
-    for member in relation.members:
-        layer = modules.get(member.layer)
-        if layer is None:
-            continue
+    for member, layer in _layers(relation, modules):
         if "weight" not in layer._parameters:
             return (
                 f"the weight of {member.layer!r} is computed (weight norm or another "
@@ -108,6 +109,8 @@ def _mapping_fault(relation: Relation, modules: dict[str, nn.Module]) -> str | N
     """Units must own equally many indices of a side, each index one unit."""
     if relation.size < 2:
         return "it has one unit only"
+    if relation.kind == "blocks":
+        return None
     for member in relation.members:
         counts = np.bincount(member.unit, minlength=relation.size)
         layer = modules.get(member.layer)
@@ -119,6 +122,15 @@ def _mapping_fault(relation: Relation, modules: dict[str, nn.Module]) -> str | N
         if layer is not None and groups_of(layer) > 1 and (not whole or counts.max() > 1):
             return f"it is only a part of the grouped layer {member.layer!r}"
     return None
+
+
+def _layers(
+    relation: Relation, modules: dict[str, nn.Module]
+) -> Iterator[tuple[Member, nn.Module]]:
+    """The members that are sides of layers, with those."""
+    for member in relation.members:
+        if member.side in ("in", "out"):
+            yield member, modules[member.layer]
 
 
 _CHECKS: tuple[Callable[[Relation, dict[str, nn.Module]], str | None], ...] = (
@@ -135,10 +147,9 @@ def _cells(relation: Relation, modules: dict[str, nn.Module]) -> Indices | None:
     """
     keys = np.zeros((relation.size, 1), np.int64)
     blocks = 1
-    for member in relation.members:
-        layer = modules.get(member.layer)
-        groups = 1 if layer is None else groups_of(layer)
-        if layer is None or groups == 1:
+    for member, layer in _layers(relation, modules):
+        groups = groups_of(layer)
+        if groups == 1:
             continue
         key = np.zeros((relation.size, 1), np.int64)
         key[member.unit, 0] = member.index // (width(layer, member.side) // groups)
@@ -166,12 +177,10 @@ def _owners(modules: dict[str, nn.Module]) -> Owners:
 def _tie_fault(relation: Relation, modules: dict[str, nn.Module], owners: Owners) -> str | None:
     """Layers that share a parameter must be cut alike, or the tie would break."""
     cuts: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
-    for member in relation.members:
-        layer = modules.get(member.layer)
-        if layer is not None:
-            axis = weight_axis(layer, member.side)
-            pairs = zip(member.index.tolist(), member.unit.tolist(), strict=True)
-            cuts[member.layer].update((axis, index, unit) for index, unit in pairs)
+    for member, layer in _layers(relation, modules):
+        axis = weight_axis(layer, member.side)
+        pairs = zip(member.index.tolist(), member.unit.tolist(), strict=True)
+        cuts[member.layer].update((axis, index, unit) for index, unit in pairs)
     for names in owners.values():
         if len({frozenset(cuts.get(name, ())) for name in names}) > 1:
             return f"layers {names} share a parameter that this group would cut in one of them only"

@@ -15,7 +15,8 @@ class Member:
     """One side of one layer in a group: `index[i]` of that side belongs to unit `unit[i]`.
 
     `side` and `axis` are as in `Cut`; `layer` is the parameter's own name where side is
-    ``param``. A unit may own several indices (a channel flattened before a linear layer).
+    ``param``. A unit may own several indices (a channel flattened before a linear layer, or the
+    channels of a head).
     """
 
     layer: str
@@ -27,18 +28,23 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """A group and its members. `cell[u]` is the block of unit u: every block keeps equally many.
+    """A group and its members. `cell[u]` is the cell of unit u: every cell keeps equally many.
 
-    There is more than one block where a grouped convolution or a group norm takes part.
+    There is more than one cell where a grouped convolution or a group norm takes part. `pinned`
+    are units that stay whatever is cut.
     """
 
     group: Group
     members: tuple[Member, ...]
     cell: Indices
+    pinned: tuple[int, ...] = ()
 
 
 def cuts_for(couplings: Iterable[Coupling], removed: Mapping[str, Indices]) -> tuple[Cut, ...]:
-    """The cuts that remove the units `removed` (by group name), one for every side of a layer."""
+    """The cuts that remove the units `removed` (by group name), one for every side of a layer.
+
+    Layers of a block that is removed have none of their own.
+    """
     gone: dict[tuple[str, Side, int], list[Indices]] = defaultdict(list)
     for coupling in couplings:
         units = removed.get(coupling.group.name, np.empty(0, np.int64))
@@ -46,7 +52,9 @@ def cuts_for(couplings: Iterable[Coupling], removed: Mapping[str, Indices]) -> t
             indices = member.index[np.isin(member.unit, units)]
             if len(indices):
                 gone[member.layer, member.side, member.axis].append(indices)
+    blocks = tuple(f"{layer}." for layer, side, _ in gone if side == "block")
     return tuple(
         Cut.of(layer, side, np.concatenate(parts), axis=axis)
         for (layer, side, axis), parts in sorted(gone.items())
+        if not layer.startswith(blocks)
     )

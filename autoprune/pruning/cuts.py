@@ -4,7 +4,7 @@ Axis legend: w = units of one side of a layer; r, c = rows and columns of a weig
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Self
@@ -18,9 +18,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.attention import PROJECTIONS, head_count, narrow, without_heads
+from autoprune.pruning.bypass import bypass
+from autoprune.pruning.foreign import Conv1D, is_conv1d
 
-Side = Literal["in", "out", "param"]
+Side = Literal["in", "out", "param", "heads", "block"]
 Indices = NDArray[np.int64]
+Done = set[tuple[int, int]]
+"""Parameters that were cut, by identity, and on which axis."""
 
 LAYERS = (
     _ConvNd,
@@ -40,7 +45,9 @@ class Cut:
     """What is removed from one side of one layer, in indices of the unpruned network.
 
     `side` is ``in`` or ``out``, or ``param`` for a free parameter, whose `axis` then says where.
-    `removed` holds half-open ranges, ascending and apart.
+    Of whole modules it is ``heads`` for those of an attention, whose layers have cuts of their
+    own, and ``block`` where the module (its only unit) is bypassed. `removed` holds half-open
+    ranges, ascending and apart.
     """
 
     layer: str
@@ -90,7 +97,12 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def width(layer: nn.Module, side: Side) -> int:
-    """The units on one side of a layer (one of `LAYERS`)."""
+    """The units on one side of a layer (one of `LAYERS`), or the heads of an attention."""
+    heads = head_count(layer) if side == "heads" else None
+    if heads is not None:
+        return heads
+    if is_conv1d(layer):
+        return layer.nx if side == "in" else layer.nf
     match layer:
         case _ConvNd():
             return layer.in_channels if side == "in" else layer.out_channels
@@ -115,27 +127,47 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
     Every layer is cut once, by indices of the unpruned network, so the order does not matter.
     Raises AutopruneError for a layer that the network lacks or a cut that does not fit it.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     parameters = dict(model.named_parameters(remove_duplicate=False))
     by_layer: dict[str, dict[Side, Cut]] = defaultdict(dict)
-    done: set[int] = set()
+    whole: list[Cut] = []
+    done: Done = set()
     for cut in cuts:
         if cut.side == "param":
             _cut_parameter(_find(parameters, cut), cut, done)
+            continue
+        _find(modules, cut)
+        if cut.side in ("heads", "block"):
+            whole.append(cut)
         elif by_layer[cut.layer].setdefault(cut.side, cut) is not cut:
             raise AutopruneError(f"layer {cut.layer!r} is cut twice on its {cut.side} side")
-        else:
-            _find(modules, cut)
     for name, sides in by_layer.items():
         layer = modules[name]
         kept = {side: cut.kept(width(layer, side)) for side, cut in sides.items()}
         _cut_layer(layer, kept.get("in"), kept.get("out"), done=done)
+    _cut_modules(model, whole)
+
+
+def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
+    """What is cut of whole modules, once their layers are: the names of those may be gone then."""
+    for cut in cuts:
+        module = model.get_submodule(cut.layer)
+        if cut.side == "heads" and not isinstance(module, nn.MultiheadAttention):
+            without_heads(module, cut.kept(width(module, "heads")))
+    narrow(model)
+    for cut in cuts:
+        if cut.side == "block":
+            bypass(model, cut.layer)
 
 
 def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
-    """Zero, in place, the weights that read the inputs which `cuts` would remove."""
-    modules = dict(model.named_modules())
+    """Zero, in place, the weights that read the inputs which `cuts` would remove; blocks go."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     for cut in cuts:
+        if cut.side == "block":
+            bypass(model, cut.layer)
+        elif cut.side == "param":
+            _silence_projection(modules, cut)
         layer = modules.get(cut.layer)
         if cut.side != "in" or not isinstance(layer, (_ConvNd, nn.Linear)):
             continue
@@ -148,6 +180,16 @@ def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
         groups = groups_of(layer)
         for rows, columns in zip(layer.weight.data.chunk(groups), gone.chunk(groups), strict=True):
             rows[:, columns] = 0
+
+
+def _silence_projection(modules: Mapping[str, nn.Module], cut: Cut) -> None:
+    """Zero the columns of what an `nn.MultiheadAttention` projects its inputs with."""
+    owner, _, own = cut.layer.rpartition(".")
+    if isinstance(modules[owner], nn.MultiheadAttention) and own in PROJECTIONS and cut.axis == 1:
+        weight = modules[owner]._parameters[own]
+        assert weight is not None
+        for start, stop in cut.removed:
+            weight.data[:, start:stop] = 0
 
 
 def sum_by_unit(layer: nn.Module, side: Side, values: torch.Tensor) -> torch.Tensor:
@@ -190,8 +232,11 @@ def _is_row(layer: nn.Module, side: Side) -> bool:
 
 
 def _cut_layer(
-    layer: nn.Module, kept_in: torch.Tensor | None, kept_out: torch.Tensor | None, *, done: set[int]
+    layer: nn.Module, kept_in: torch.Tensor | None, kept_out: torch.Tensor | None, *, done: Done
 ) -> None:
+    if is_conv1d(layer):
+        _cut_conv1d(layer, kept_in, kept_out, done=done)
+        return
     match layer:
         case _ConvNd() if is_depthwise(layer):
             assert kept_out is not None
@@ -221,7 +266,19 @@ def _cut_layer(
             _cut_norm(layer, kept_out, done=done)
 
 
-def _cut_norm(layer: nn.Module, kept: torch.Tensor, *, done: set[int]) -> None:
+def _cut_conv1d(
+    layer: Conv1D, kept_in: torch.Tensor | None, kept_out: torch.Tensor | None, *, done: Done
+) -> None:
+    if kept_in is not None:
+        _select(layer.weight, kept_in, 0, done)
+        layer.nx = len(kept_in)
+    if kept_out is not None:
+        _select(layer.weight, kept_out, 1, done)
+        _select(layer.bias, kept_out, 0, done)
+        layer.nf = len(kept_out)
+
+
+def _cut_norm(layer: nn.Module, kept: torch.Tensor, *, done: Done) -> None:
     """Cut a layer that has one entry a unit in everything it holds."""
     for name in ("weight", "bias"):
         _select(getattr(layer, name, None), kept, 0, done)
@@ -246,12 +303,13 @@ def _cut_weight(
     kept_in: torch.Tensor | None,
     kept_out: torch.Tensor | None,
     *,
-    done: set[int],
+    done: Done,
 ) -> None:
     """Cut a weight [r, c / groups, ...] on both sides: its rows are whole, columns by group."""
-    if id(layer.weight) in done:
+    both = {(id(layer.weight), 0), (id(layer.weight), 1)}
+    if both & done:
         return
-    done.add(id(layer.weight))
+    done |= both
     weight, groups = layer.weight.data, groups_of(layer)
     sides = (kept_out, kept_in) if _is_row(layer, "out") else (kept_in, kept_out)
     sizes = (weight.shape[0], weight.shape[1] * groups)
@@ -279,7 +337,7 @@ def _check_balance(layer: nn.Module, kept: torch.Tensor, size: int) -> None:
         )
 
 
-def _cut_parameter(parameter: nn.Parameter, cut: Cut, done: set[int]) -> None:
+def _cut_parameter(parameter: nn.Parameter, cut: Cut, done: Done) -> None:
     if not 0 <= cut.axis < parameter.dim():
         raise AutopruneError(
             f"the cut of parameter {cut.layer!r} is on axis {cut.axis} of {parameter.dim()}"
@@ -287,11 +345,11 @@ def _cut_parameter(parameter: nn.Parameter, cut: Cut, done: set[int]) -> None:
     _select(parameter, cut.kept(parameter.shape[cut.axis]), cut.axis, done)
 
 
-def _select(parameter: torch.Tensor | None, kept: torch.Tensor, axis: int, done: set[int]) -> None:
+def _select(parameter: torch.Tensor | None, kept: torch.Tensor, axis: int, done: Done) -> None:
     """Cut a parameter once, however many layers hold it."""
-    if parameter is None or id(parameter) in done:
+    if parameter is None or (id(parameter), axis) in done:
         return
-    done.add(id(parameter))
+    done.add((id(parameter), axis))
     if kept[-1] >= parameter.shape[axis]:
         raise AutopruneError(
             f"a cut keeps index {int(kept[-1])} of a parameter of shape {tuple(parameter.shape)}"

@@ -5,6 +5,7 @@ Nothing here keeps the network or the graph alive: a `Dependencies` holds names 
 
 import copy
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,20 @@ from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.checks import Refused, Relation, sort_relations
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import LAYERS, width
+from autoprune.pruning.foreign import in_pytorchs_form
 from autoprune.pruning.isolation import own_rng
 from autoprune.pruning.limit import TimeLimitError, run_limited
 from autoprune.pruning.verify import Verifier
-from autoprune.tasks.protocol import Inputs, device_of, forward, map_inputs, move, tensors_of
+from autoprune.pruning.wholes import blocks_in, by_heads, embedding_members, heads_of_pytorch
+from autoprune.tasks.protocol import (
+    Inputs,
+    device_of,
+    every_module,
+    forward,
+    map_inputs,
+    move,
+    tensors_of,
+)
 
 ROOTS = (_ConvNd, nn.Linear)
 
@@ -93,6 +104,7 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
         work = copy.deepcopy(model).eval()
     except Exception as error:
         raise GraphError(f"the network cannot be copied: {first_line(error)}") from error
+    in_pytorchs_form(work)
     for parameter in work.parameters():
         # Torch-Pruning 1.6.1 sees nothing of what is frozen, without a word.
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
@@ -101,7 +113,10 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
         order = _forward_order(work, inputs)
         with _TORCH_PRUNING, torch.enable_grad():
             relations = list(_relations(work, inputs, order))
-    modules = dict(work.named_modules())
+        modules = dict(work.named_modules())
+        relations = by_heads(relations, modules) + heads_of_pytorch(modules)
+        relations += blocks_in(work, inputs)
+    relations = [relation for relation in relations if relation.name in order]
     couplings, refused = sort_relations(relations, modules)
     couplings, unproved = _prove(couplings, work, inputs)
     refused += unproved
@@ -139,7 +154,7 @@ def _forward_order(model: nn.Module, inputs: Inputs) -> list[str]:
             module.register_forward_hook(leave),
         ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), every_module():
             forward(model, inputs)
     except Exception as error:
         shapes = map_inputs(lambda tensor: tuple(tensor.shape), inputs)
@@ -195,13 +210,16 @@ def _graph(model: nn.Module, inputs: Inputs) -> Iterator[Any]:
     try:
         # Without a forward function Torch-Pruning 1.6.1 first tries model(*tensor), and a
         # convolution takes the example without its batch axis.
-        graph.build_dependency(
-            model,
-            inputs,
-            forward_fn=forward,
-            output_transform=lambda out: [t for t in tensors_of(out) if t.grad_fn is not None],
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # what it takes for the pruning axis of free parameters is proved with the groups
+            warnings.filterwarnings("ignore", "Unwrapped parameters detected")
+            graph.build_dependency(
+                model,
+                inputs,
+                forward_fn=forward,
+                output_transform=lambda out: [t for t in tensors_of(out) if t.grad_fn is not None],
+                verbose=False,
+            )
     except Exception as error:
         raise GraphError(
             f"the dependency graph of {type(model).__name__} cannot be built: "
@@ -221,7 +239,7 @@ def _relation(graph: Any, root: nn.Module, name: str, free: list[int]) -> Relati
     group = graph.get_pruning_group(root, pruner.prune_out_channels, free)
     unit_of = {index: unit for unit, index in enumerate(free)}
     relation = Relation(name, len(free))
-    names = graph._module2name
+    names, seen = graph._module2name, set[str]()
     for i in range(len(group)):
         dependency, indices = group[i]
         target = dependency.target.module
@@ -237,6 +255,13 @@ def _relation(graph: Any, root: nn.Module, name: str, free: list[int]) -> Relati
                 continue
             is_out = graph.is_out_channel_pruning_fn(dependency.handler)
             relation.members.append(Member(names[target], "out" if is_out else "in", index, units))
+        elif isinstance(target, nn.MultiheadAttention):
+            found = embedding_members(names[target], target, index, units)
+            if found is None:
+                relation.strange.append(f"MultiheadAttention {names[target]!r}")
+            else:
+                relation.members += [m for m in found if m.layer not in seen]
+                seen.update(m.layer for m in found)
         elif target in names:
             if tp.ops.module2type(target) is not tp.ops.OPTYPE.ELEMENTWISE:
                 relation.strange.append(f"{type(target).__name__} {names[target]!r}")

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.pruning.isolation import outputs_of
-from autoprune.tasks.protocol import Inputs
+from autoprune.tasks.protocol import Inputs, every_module
 
 Masks = Mapping[str, torch.Tensor]
 """By the name of a weight, bool of its shape: True where it stays."""
@@ -121,13 +121,10 @@ def zero_macs(model: nn.Module, example: Inputs) -> float:
         for module in model.modules()
         if _weight_names(module)
     ]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    # the fast paths of attention and encoder layers call none of the modules inside them
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        outputs_of(model, example)
+        with every_module():
+            outputs_of(model, example)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
         for hook in hooks:
             hook.remove()
     return float(sum(found))

@@ -91,12 +91,15 @@ def _check_spec(spec: PruningSpec, groups: Sequence[Group]) -> dict[str, int]:
 
 
 def _lowest(coupling: Coupling, scores: torch.Tensor, kept: int) -> Indices:
-    """The units to remove: those with the lowest scores, equally many from every cell."""
+    """The units to remove: those with the lowest scores, equally many from every cell.
+
+    Pinned ones stay.
+    """
     cells = np.unique(coupling.cell)
     per_cell = (coupling.group.size - kept) // len(cells)
     removed = []
     for cell in cells:
-        units = np.flatnonzero(coupling.cell == cell)
+        units = np.setdiff1d(np.flatnonzero(coupling.cell == cell), coupling.pinned)
         order = np.argsort(scores.numpy()[units], kind="stable")
         removed.append(units[order[:per_cell]])
     return np.sort(np.concatenate(removed)).astype(np.int64)
@@ -137,11 +140,13 @@ def _verify_widths(
     for coupling in couplings:
         lost = coupling.group.size - widths[coupling.group.name]
         for member in coupling.members:
-            if member.side != "param":
+            if member.side not in ("param", "block"):
                 key = (member.layer, member.side)
                 whole = expected.get(key, width(before[member.layer], member.side))
                 expected[key] = whole - lost * len(member.index) // coupling.group.size
     for (name, side), asked in expected.items():
+        if name not in after:  # inside a block that is bypassed
+            continue
         found = width(after[name], side)
         if found != asked:
             raise GraphError(f"layer {name!r} has {found} units ({side}), {asked} were asked")

@@ -19,7 +19,14 @@ from autoprune.domain.errors import first_line
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.cuts import Indices, apply_cuts, silence_inputs
 from autoprune.pruning.isolation import own_rng
-from autoprune.tasks.protocol import Inputs, device_of, forward, map_inputs, tensors_of
+from autoprune.tasks.protocol import (
+    Inputs,
+    device_of,
+    every_module,
+    forward,
+    map_inputs,
+    tensors_of,
+)
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
@@ -59,7 +66,7 @@ class Verifier:
         rng = np.random.default_rng(0)
         halves = {c.group.name: _half(c, rng) for c in couplings}
         others = {
-            c.group.name: np.setdiff1d(np.arange(c.group.size), halves[c.group.name])
+            c.group.name: np.setdiff1d(np.arange(c.group.size), [*halves[c.group.name], *c.pinned])
             for c in couplings
         }
         return self._compare(couplings, halves) or self._compare(couplings, others)
@@ -92,15 +99,19 @@ class Verifier:
         for module in model.modules():
             if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
                 module.forward = partial(_elementwise, module)  # type: ignore[method-assign]
-        with own_rng(0, self._device), torch.no_grad():
+        with own_rng(0, self._device), torch.no_grad(), every_module():
             return tensors_of(forward(model, self._inputs))
 
 
 def _elementwise(norm: nn.LayerNorm | nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     """Bounded like a norm, but every entry on its own; fails on a wrong width as a norm does."""
     y = F.softsign(x)
-    spare = 0 if isinstance(norm, nn.LayerNorm) else x.dim() - 2
-    width = norm.normalized_shape[-1] if isinstance(norm, nn.LayerNorm) else norm.num_channels
+    if isinstance(norm, nn.LayerNorm):
+        # as networks that normalise the channels of images call it (ConvNeXt's own class does)
+        first = getattr(norm, "data_format", None) == "channels_first"
+        spare, width = x.dim() - 2 if first else 0, int(norm.normalized_shape[-1])
+    else:
+        spare, width = x.dim() - 2, norm.num_channels
     if x.shape[-1 - spare] != width:
         raise ValueError(f"expected {width} channels, got {x.shape[-1 - spare]}")
     if norm.weight is not None:
@@ -113,6 +124,7 @@ def _elementwise(norm: nn.LayerNorm | nn.GroupNorm, x: torch.Tensor) -> torch.Te
 def _half(coupling: Coupling, rng: np.random.Generator) -> Indices:
     """About half of the units, equally many of every cell: at least one goes and one stays."""
     cells = [np.flatnonzero(coupling.cell == c) for c in np.unique(coupling.cell)]
+    cells = [np.setdiff1d(cell, coupling.pinned) for cell in cells]
     chosen: Iterable[Indices] = (rng.permutation(cell)[: len(cell) // 2] for cell in cells)
     return np.sort(np.concatenate(list(chosen)))
 

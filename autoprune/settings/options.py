@@ -8,6 +8,7 @@ from torch import nn
 
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
+from autoprune.domain.space import USUAL_KINDS
 from autoprune.measurement.runtimes import Runtime
 from autoprune.orchestration.request import FIRST
 from autoprune.pruning.criteria import Criterion
@@ -37,6 +38,7 @@ class Options(TypedDict, total=False):
     min_kept: float
     step: int | None
     exclude: Sequence[str]
+    kinds: Sequence[str]
     objectives: Sequence[str]
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
@@ -65,6 +67,7 @@ DEFAULTS: Options = {
     "min_kept": 0.1,
     "step": None,
     "exclude": (),
+    "kinds": USUAL_KINDS,
     "objectives": ("main", "speedup"),
     "constraints": (),
     "uniform_first": FIRST,
@@ -103,6 +106,7 @@ RULES: dict[str, Rule] = {
     "min_kept": (number, "a share between 0 and 1"),
     "step": (or_none(whole), "a whole number, or None"),
     "exclude": (all_of(a(str)), "a list of patterns"),
+    "kinds": (all_of(a(str)), "a list of kinds of groups"),
     "objectives": (all_of(a(str)), "a list of metrics"),
     "constraints": (all_of(a(Constraint)), "a list of Constraint"),
     "uniform_first": (all_of(number), "a list of kept ratios"),

@@ -115,7 +115,12 @@ def space_of(config: Mapping[str, Any], *, default_step: int) -> SpaceRequest:
     bounds = faults.of(lambda: Bounds("*", config["min_kept"], config["max_kept"], step))
     overrides = [faults.of(partial(Bounds, **override)) for override in config["overrides"]]
     faults.check()
-    return SpaceRequest(bounds, overrides=tuple(overrides), exclude=tuple(config["exclude"]))
+    return SpaceRequest(
+        bounds,
+        overrides=tuple(overrides),
+        exclude=tuple(config["exclude"]),
+        kinds=tuple(config["kinds"]),
+    )
 
 
 def goal_of(config: Mapping[str, Any]) -> GoalRequest:

@@ -11,6 +11,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from autoprune.domain.space import USUAL_KINDS
+
 
 @dataclass
 class FitConfig:
@@ -48,9 +50,11 @@ class BoundsConfig:
 class SpaceConfig:
     """Which groups may shrink, how far, and in which steps (null: 1 on CPU, 8 on CUDA).
 
-    `graph_limit_s` bounds how long finding the groups may take.
+    `kinds` are those of groups: channels, neurons, heads, blocks. `graph_limit_s` bounds how long
+    finding the groups may take.
     """
 
+    kinds: list[str] = field(default_factory=lambda: list(USUAL_KINDS))
     min_kept: float = 0.1
     max_kept: float = 1.0
     step: int | None = None

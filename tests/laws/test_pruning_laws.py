@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoprune.domain.space import PruningSpec
+from autoprune.pruning.bypass import Bypass
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.criteria import unit_sums
 from autoprune.pruning.cuts import width
@@ -72,13 +73,15 @@ def test_kept_widths_are_as_asked_and_the_baseline_is_untouched(net, data):
     spec = data.draw(st.composite(some_spec)(found, data.draw(st.sampled_from(["l2", "random"]))))
     pruned = prune(net, EXAMPLE, spec, dependencies=found)
     modules = dict(pruned.model.named_modules())
-    total = sum(spec.widths.values())
-    roots = {g.name for g in found.groups}
-    for group in found.groups:
+    for coupling in found.couplings:
+        group, kept = coupling.group, spec.widths[coupling.group.name]
         owners = [g for g in found.groups if group.name in g.layers and g is not group]
-        if not any(group.name == name for g in owners for name in g.layers):
-            assert width(modules[group.name], "out") == spec.widths[group.name]
-    assert total == sum(spec.widths[name] for name in roots)
+        if group.kind == "blocks":
+            there = [not isinstance(modules[m.layer], Bypass) for m in coupling.members]
+            assert sum(there) == kept
+            assert all(there[unit] for unit in coupling.pinned)
+        elif not owners and group.name in modules:  # or its block is gone
+            assert width(modules[group.name], "out") == kept
     assert outputs(pruned.model).shape == outputs(net).shape
     after = net.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)

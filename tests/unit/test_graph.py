@@ -96,12 +96,15 @@ def test_outputs_in_a_dict_are_all_outputs():
     assert set(refusals(found)) == {"b", "c"}
 
 
-def test_attention_embeddings_are_refused_and_the_mlp_beside_them_is_not():
+def test_an_encoder_layer_of_pytorch_gives_its_embedding_its_heads_and_its_neurons():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     net = nn.Sequential(nn.Linear(5, 16), layer, nn.Linear(16, 3))
     found = trace(net, torch.zeros(1, 4, 5))
-    assert [g.name for g in found.groups] == ["1.linear1"]
-    assert "coupled to the embedding of MultiheadAttention '1.self_attn'" in refusals(found)["0"]
+    assert [(g.name, g.kind, g.size) for g in found.groups] == [
+        ("0", "neurons", 16),
+        ("1.self_attn", "heads", 2),
+        ("1.linear1", "neurons", 32),
+    ]
 
 
 def test_layers_that_cannot_be_cut_are_named():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
-from autoprune.domain.space import build_space
+from autoprune.domain.space import build_space, of_kinds
 from autoprune.domain.trial import TrialError
 from autoprune.evaluation import portable
 from autoprune.measurement.meter import PairedMeter
@@ -94,7 +94,7 @@ def _workbench(request: SparsityRequest, model: nn.Module) -> Workbench:
     sweep, example = request.sweep, request.sweep.task.example()
     dependencies = trace(model, example, time_limit_s=sweep.graph_limit_s)
     space = build_space(
-        dependencies.groups,
+        of_kinds(dependencies.groups, sweep.space.kinds),
         sweep.space.bounds,
         overrides=sweep.space.overrides,
         exclude=sweep.space.exclude,

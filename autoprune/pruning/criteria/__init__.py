@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.pruning.attention import narrow
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.criteria.activations import Activation, Gate, ShareOfNonzeros
 from autoprune.pruning.criteria.chance import Random
@@ -23,6 +24,7 @@ from autoprune.pruning.criteria.weights import (
     Magnitude,
     unit_sums,
 )
+from autoprune.pruning.foreign import in_pytorchs_form
 
 __all__ = [
     "CRITERIA",
@@ -67,12 +69,17 @@ def score(
 ) -> dict[str, torch.Tensor]:
     """The criterion's scores, checked: float64 [u] on the CPU by group name.
 
-    The criterion works on a copy of `model`. Raises AutopruneError for a group that it left out,
-    for scores of another shape, or for scores that are not finite.
+    The criterion works on a copy of `model`. Pinned units have the group's highest score. Raises
+    AutopruneError for a group that it left out, for scores of another shape, or for scores that
+    are not finite.
     """
-    found = criterion.scores(copy.deepcopy(model).to(scoring.device), couplings, scoring)
+    scored = copy.deepcopy(model).to(scoring.device)
+    narrow(scored, every=True)
+    in_pytorchs_form(scored)
+    found = criterion.scores(scored, couplings, scoring)
     checked = {}
-    for group in (coupling.group for coupling in couplings):
+    for coupling in couplings:
+        group = coupling.group
         scores = found.get(group.name)
         if scores is None or tuple(scores.shape) != (group.size,):
             shape = "no scores" if scores is None else f"scores of shape {tuple(scores.shape)}"
@@ -86,4 +93,5 @@ def score(
                 f"criterion {criterion.name!r} gave scores for group {group.name!r} that are not "
                 "finite; check the network's weights and the loss"
             )
+        checked[group.name][list(coupling.pinned)] = checked[group.name].max()
     return checked

@@ -15,9 +15,10 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.bypass import first_input
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.criteria.protocol import Scores, Scoring, over_batches
-from autoprune.pruning.criteria.readers import READERS, input_axis, readers_of, rows_of
+from autoprune.pruning.criteria.readers import READERS, blocks_of, input_axis, readers_of, rows_of
 from autoprune.pruning.criteria.weights import gather, or_l1
 from autoprune.pruning.cuts import is_depthwise
 from autoprune.tasks.protocol import Task, tensors_of
@@ -33,8 +34,9 @@ class Activation:
     Over samples of up to `scoring.batches` batches of train and over positions, in evaluation
     mode, then over the layers that read the unit (each counts alike); behind whatever norm and
     activation function stand in between. Molchanov et al., Pruning Convolutional Neural Networks
-    for Resource Efficient Inference, ICLR 2017, compare it with others. A group that no
-    convolution or linear layer reads falls back to L1.
+    for Resource Efficient Inference, ICLR 2017, compare it with others. Of a block it is the mean
+    absolute value of what it adds to its input. A group that no convolution or linear layer reads
+    falls back to L1.
     """
 
     name: str = "activation"
@@ -42,9 +44,13 @@ class Activation:
     def scores(self, model: nn.Module, couplings: Sequence[Coupling], scoring: Scoring) -> Scores:
         """See `Criterion`. Raises AutopruneError without a task or without data."""
         heard = Means()
-        with _inputs_heard(model, lambda name, values: heard.add(name, values.abs())):
+        with (
+            _inputs_heard(model, lambda name, values: heard.add(name, values.abs())),
+            _blocks_heard(model, couplings, heard.add),
+        ):
             over_batches(self.name, model, scoring, _judged(model), needs="data")
-        return or_l1(_by_reader(model, couplings, heard), model, couplings)
+        found = _by_reader(model, couplings, heard) | _by_block(model, couplings, heard)
+        return or_l1(found, model, couplings)
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,27 @@ def _inputs_heard(model: nn.Module, hear: Hear) -> Iterator[None]:
 
 
 @contextmanager
+def _blocks_heard(model: nn.Module, couplings: Sequence[Coupling], hear: Hear) -> Iterator[None]:
+    """Hear how much every block of the groups adds to its input: one value a sample, [B, 1]."""
+    hooks = []
+    for coupling in couplings:
+        for _, name, block in blocks_of(model, coupling):
+
+            def listen(
+                _: nn.Module, args: Any, kwargs: Any, output: torch.Tensor, name: str = name
+            ) -> None:
+                added = (output - first_input(args, kwargs)).detach()
+                hear(name, added.abs().flatten(1).mean(1, keepdim=True))
+
+            hooks.append(block.register_forward_hook(listen, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
 def _gates_heard(model: nn.Module, hear: Hear) -> Iterator[_Gates]:
     """Let gates be heard of: the mode to enter around a forward pass."""
     gates, hooks = _Gates(hear), []
@@ -241,6 +268,21 @@ def _by_reader(
         ]
         if means:
             found[coupling.group.name] = torch.stack(means).mean(0)
+    return found
+
+
+def _by_block(
+    model: nn.Module, couplings: Sequence[Coupling], heard: Means
+) -> dict[str, torch.Tensor]:
+    """What was heard of the blocks of each group that has such: float64 [u]."""
+    by_layer, found = heard.by_layer, {}
+    for coupling in couplings:
+        said = torch.zeros(coupling.group.size, dtype=torch.float64)
+        blocks = blocks_of(model, coupling)
+        for unit, name, _ in blocks:
+            said[unit] = by_layer[name]
+        if blocks:
+            found[coupling.group.name] = said
     return found
 
 

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.bypass import first_input
 from autoprune.pruning.coupling import Coupling
-from autoprune.pruning.criteria.readers import input_axis, readers_of
+from autoprune.pruning.criteria.readers import blocks_of, input_axis, readers_of
 from autoprune.pruning.cuts import width
 from autoprune.tasks.protocol import tensors_of
 
@@ -82,6 +83,9 @@ def masked(model: nn.Module, couplings: Sequence[Coupling], *, criterion: str) -
             slot[torch.from_numpy(member.index)] = torch.from_numpy(member.unit)
             hook = partial(_scale, masks, coupling, slot.to(first.device))
             hooks.append(layer.register_forward_pre_hook(hook))
+        for unit, _, block in blocks_of(model, coupling):
+            scale = partial(_scale_added, masks, coupling, unit)
+            hooks.append(block.register_forward_hook(scale, with_kwargs=True))
     try:
         yield masks
     finally:
@@ -94,15 +98,38 @@ def _scale(
 ) -> tuple[Any, ...]:
     """The reader's input [B, ...] times the masks of its units; `slot` says which, [w]."""
     inputs, axis = args[0], input_axis(layer)
-    if masks.samples == 0 or len(inputs) % masks.samples:
-        raise AutopruneError(
-            f"criterion {masks.criterion!r} tells samples apart by the first axis, and a layer "
-            f"that reads group {coupling.group.name!r} takes {list(inputs.shape)} for "
-            f"{masks.samples} samples; choose taylor"
-        )
     # the last slot is for inputs that are no units of this group
-    factor = F.pad(masks.factor(coupling), (0, 1), value=1.0)[:, slot]
-    factor = factor.repeat_interleave(len(inputs) // masks.samples, 0)
+    factor = F.pad(_for_each_row(masks, coupling, inputs), (0, 1), value=1.0)[:, slot]
     shape = [len(inputs)] + [1] * (inputs.dim() - 1)
     shape[axis] = len(slot)
     return (inputs * factor.reshape(shape).to(inputs.dtype), *args[1:])
+
+
+def _scale_added(
+    masks: Masks,
+    coupling: Coupling,
+    unit: int,
+    _block: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: torch.Tensor,
+) -> torch.Tensor:
+    """The block's output with what it adds to its input times the mask of its unit."""
+    given: torch.Tensor = first_input(args, kwargs)
+    factor = _for_each_row(masks, coupling, output)[:, unit]
+    factor = factor.reshape(-1, *[1] * (output.dim() - 1)).to(output.dtype)
+    return given + factor * (output - given)
+
+
+def _for_each_row(masks: Masks, coupling: Coupling, values: torch.Tensor) -> torch.Tensor:
+    """The masks for the rows of a tensor [rows, ...], each sample's for all of its own: [rows, u].
+
+    Raises AutopruneError where rows are not so many a sample.
+    """
+    if masks.samples == 0 or len(values) % masks.samples:
+        raise AutopruneError(
+            f"criterion {masks.criterion!r} tells samples apart by the first axis, and a layer "
+            f"of group {coupling.group.name!r} takes {list(values.shape)} for "
+            f"{masks.samples} samples; choose taylor"
+        )
+    return masks.factor(coupling).repeat_interleave(len(values) // masks.samples, 0)

@@ -27,6 +27,15 @@ def readers_of(model: nn.Module, coupling: Coupling) -> list[tuple[Member, nn.Mo
     return found
 
 
+def blocks_of(model: nn.Module, coupling: Coupling) -> list[tuple[int, str, nn.Module]]:
+    """The blocks of a group that may be bypassed: unit, name and module; none in other groups."""
+    return [
+        (int(member.unit[0]), member.layer, model.get_submodule(member.layer))
+        for member in coupling.members
+        if member.side == "block" and int(member.unit[0]) not in coupling.pinned
+    ]
+
+
 def input_axis(layer: nn.Module) -> int:
     """The axis of a reader's input on which its w inputs lie, counted from the last."""
     return -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1

@@ -4,7 +4,7 @@ Axis legend: u = units of a group, w = units of one side of one of its layers, f
 unit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.pruning.attention import PROJECTIONS, NarrowAttention
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.criteria.protocol import Scores, Scoring
 from autoprune.pruning.cuts import LAYERS, rows_by_unit, sum_by_unit
@@ -71,7 +72,7 @@ class GeometricMedian:
     2019: the unit with the least sum is nearest to the geometric median, so the others can stand
     in for it. Of a coupled group the outputs of all its convolutions, linear layers and embeddings
     count as one long filter; layers that read the units and norms do not. A unit of zeros is not
-    the lowest here: one that resembles the others is.
+    the lowest here: one that resembles the others is. Blocks fall back to L1.
     """
 
     name: str = "geometric_median"
@@ -82,8 +83,9 @@ class GeometricMedian:
         found = {}
         for coupling in couplings:
             filters = unit_weights(model, coupling)
-            found[coupling.group.name] = torch.cdist(filters, filters).sum(1)
-        return found
+            if filters is not None:
+                found[coupling.group.name] = torch.cdist(filters, filters).sum(1)
+        return or_l1(found, model, couplings)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ class BatchNormScale:
         modules = dict(model.named_modules())
         found = {}
         for coupling in couplings:
-            scaled = [m for m in coupling.members if _has_scale(modules.get(m.layer))]
+            scaled = [
+                m for m in coupling.members if m.side == "out" and _has_scale(modules.get(m.layer))
+            ]
             if scaled:
                 only = Coupling(coupling.group, tuple(scaled), coupling.cell)
                 found[coupling.group.name] = unit_sums(model, only, lambda w: w.detach().abs())
@@ -133,12 +137,52 @@ def unit_sums(
     modules = dict(model.named_modules())
     total = torch.zeros(coupling.group.size, dtype=torch.float64)
     for member in coupling.members:
-        layer = modules.get(member.layer)
-        weight = getattr(layer, "weight", None)
-        if weight is None or not isinstance(layer, LAYERS) or isinstance(layer, nn.PReLU):
-            continue
-        total += gather(member, sum_by_unit(layer, member.side, value(weight)), len(total))
+        sums = _sums_of(modules, member, value)
+        if sums is not None:
+            total += gather(member, sums, len(total))
     return total
+
+
+def _sums_of(
+    modules: Mapping[str, nn.Module],
+    member: Member,
+    value: Callable[[nn.Parameter], torch.Tensor],
+) -> torch.Tensor | None:
+    """The sums of `value(weight)` by the entries of a member, [w]; None where it has no weight."""
+    match member.side:
+        case "in" | "out":
+            layer = modules[member.layer]
+            weight = _weight(layer)
+            return None if weight is None else sum_by_unit(layer, member.side, value(weight))
+        case "block":
+            inside = (_weight(layer) for layer in modules[member.layer].modules())
+            sums = [value(weight).double().sum() for weight in inside if weight is not None]
+            return torch.stack(sums).sum()[None] if sums else None
+        case "param":
+            projection = _projection(modules, member)
+            if projection is None:
+                return None
+            return value(projection).movedim(member.axis, 0).flatten(1).sum(1)
+        case "heads":
+            return None
+
+
+def _weight(layer: nn.Module) -> nn.Parameter | None:
+    """What a layer multiplies by, but for that of PReLU, which is a slope."""
+    if not isinstance(layer, LAYERS) or isinstance(layer, nn.PReLU):
+        return None
+    return layer._parameters["weight"]
+
+
+def _projection(modules: Mapping[str, nn.Module], member: Member) -> nn.Parameter | None:
+    """The weight of an attention that makes heads, or reads its inputs; None for what else is free.
+
+    Biases, positions and the like have no part in a unit's mass.
+    """
+    owner, _, own = member.layer.rpartition(".")
+    if own not in PROJECTIONS or not isinstance(modules[owner], NarrowAttention):
+        return None
+    return modules[owner]._parameters[own]
 
 
 def gather(member: Member, values: torch.Tensor, size: int) -> torch.Tensor:
@@ -148,18 +192,28 @@ def gather(member: Member, values: torch.Tensor, size: int) -> torch.Tensor:
     return total.index_add_(0, unit, values.detach().double().cpu()[index])
 
 
-def unit_weights(model: nn.Module, coupling: Coupling) -> torch.Tensor:
-    """The weights that make each unit, in all layers that do, side by side: float64 [u, f]."""
+def unit_weights(model: nn.Module, coupling: Coupling) -> torch.Tensor | None:
+    """The weights that make each unit, in all layers that do, side by side: float64 [u, f]; None
+    where none do.
+    """
     modules = dict(model.named_modules())
     parts = []
     for member in coupling.members:
-        layer = modules.get(member.layer)
-        if member.side != "out" or not isinstance(layer, MAKERS):
-            continue
-        rows = rows_by_unit(layer, "out", layer.weight.detach().double().cpu())
-        order = torch.from_numpy(member.index[member.unit.argsort(kind="stable")])
-        parts.append(rows[order].reshape(coupling.group.size, -1))
-    return torch.cat(parts, 1)
+        rows = _rows_of(modules, member)
+        if rows is not None:
+            order = torch.from_numpy(member.index[member.unit.argsort(kind="stable")])
+            parts.append(rows.detach().double().cpu()[order].reshape(coupling.group.size, -1))
+    return torch.cat(parts, 1) if parts else None
+
+
+def _rows_of(modules: Mapping[str, nn.Module], member: Member) -> torch.Tensor | None:
+    """The weights that make the entries of a member, [w, ...]; None where it makes none."""
+    if member.side == "param" and member.axis == 0:
+        return _projection(modules, member)
+    layer = modules.get(member.layer)
+    if member.side != "out" or not isinstance(layer, MAKERS):
+        return None
+    return rows_by_unit(layer, "out", layer.weight)
 
 
 def _share_of_heavier(mass: torch.Tensor) -> torch.Tensor:
