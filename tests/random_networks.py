@@ -6,7 +6,17 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 SIDE = 5
-BLOCKS = ("plain", "residual", "concat", "depthwise", "grouped", "shared", "groupnorm", "nobn")
+BLOCKS = (
+    "plain",
+    "residual",
+    "concat",
+    "branches",
+    "depthwise",
+    "grouped",
+    "shared",
+    "groupnorm",
+    "nobn",
+)
 
 
 class Block(nn.Module):
@@ -22,14 +32,22 @@ class Block(nn.Module):
             self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         elif kind == "grouped":
             self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=2)
+        elif kind == "branches":
+            self.conv2 = nn.Conv2d(channels, wide, 3, padding=1)
         elif kind == "residual":
             self.conv2 = nn.Conv2d(wide, channels, 3, padding=1)
         else:
             self.conv2 = nn.Conv2d(wide, wide, 3, padding=1)
-        self.channels = {"residual": channels, "concat": channels + wide}.get(kind, wide)
+        self.channels = {
+            "residual": channels,
+            "concat": channels + wide,
+            "branches": 2 * wide,
+        }.get(kind, wide)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
+        if self.kind == "branches":
+            return F.relu(torch.cat([y, self.conv2(x)], 1))
         y = self.conv2(y)
         if self.kind == "shared":
             y = self.conv2(F.relu(y))

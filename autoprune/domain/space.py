@@ -23,6 +23,8 @@ KINDS: dict[str, str] = {
     "neurons": "outputs of a linear layer, with all that is coupled to them",
     "heads": "heads of an attention",
     "blocks": "blocks of a stack, which are bypassed",
+    "branches": "branches that a concatenation joins",
+    "connections": "parts of a concatenation that a layer reads",
 }
 """What a unit of a group may be."""
 

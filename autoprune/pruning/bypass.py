@@ -1,4 +1,4 @@
-"""Blocks that a network can do without: which they are, and what stands in their place."""
+"""Blocks that a network can do without, and what stands where modules were or read less."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from autoprune.pruning.isolation import own_rng
 from autoprune.tasks.protocol import Inputs, device_of, every_module, forward, tensors_of
@@ -19,6 +20,58 @@ class Bypass(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The first input."""
         return first_input(args, kwargs)
+
+
+class Nothing(nn.Module):
+    """What stands where a layer of a branch was that is gone: it puts out no channels.
+
+    Not a layer of width 0, which PyTorch does not run: zeros of the shape that the layer's outputs
+    would have, with no channel on them, which a concatenation joins as any others.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.is_linear = isinstance(layer, nn.Linear)
+        self.slides: tuple[tuple[int, int], ...] = ()
+        if isinstance(layer, _ConvNd):
+            self.slides = tuple(_slide(layer, axis) for axis in range(len(layer.kernel_size)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, C, ...] to [B, 0, ...], for a linear layer [..., C] to [..., 0]."""
+        if self.is_linear:
+            return x[..., :0]
+        if not self.slides:  # a norm keeps the shape
+            return x[:, :0]
+        sides = x.shape[2:]
+        left = [
+            (side + more) // stride + 1
+            for side, (more, stride) in zip(sides, self.slides, strict=True)
+        ]
+        return x.new_zeros(x.shape[0], 0, *left)
+
+
+def _slide(layer: _ConvNd, axis: int) -> tuple[int, int]:
+    """How a convolution's side follows from its input's n: (n + more) // stride + 1."""
+    reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+    if layer.padding == "same":
+        return -1, 1
+    padding = 0 if isinstance(layer.padding, str) else layer.padding[axis]
+    return 2 * padding - reach - 1, layer.stride[axis]
+
+
+class Reading(nn.Module):
+    """A layer that reads only some of the channels that it is given."""
+
+    def __init__(self, layer: nn.Module, kept: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("kept", kept)
+        self.axis = -1 if isinstance(layer, nn.Linear) else 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the layer makes of the channels `kept`: axis 1, of a linear layer the last one."""
+        read: torch.Tensor = self.layer(x.index_select(self.axis, self.get_buffer("kept")))
+        return read
 
 
 def first_input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -67,12 +120,6 @@ def stacks_of(model: nn.Module, inputs: Inputs) -> list[Stack]:
         if not inside:
             found += _stacks_in_row(model, row, calls)
     return found
-
-
-def bypass(model: nn.Module, name: str) -> None:
-    """Put a `Bypass` in the place of a block."""
-    parent, _, own = name.rpartition(".")
-    model.get_submodule(parent)._modules[own] = Bypass()
 
 
 def _rows(model: nn.Module) -> Iterator[list[str]]:

@@ -11,6 +11,9 @@ from autoprune.domain.space import Group
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import Indices, groups_of, is_depthwise, weight_axis, width
 
+UNEVEN = ("blocks", "branches", "connections")
+"""Kinds of which a unit may own more of a layer than another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -67,7 +70,7 @@ def sort_relations(
 
 
 def _coupling(relation: Relation, modules: dict[str, nn.Module], cell: Indices) -> Coupling:
-    rooted = "neurons" if isinstance(modules[relation.name], nn.Linear) else "channels"
+    rooted = "neurons" if isinstance(modules.get(relation.name), nn.Linear) else "channels"
     group = Group(
         relation.name,
         relation.kind or rooted,
@@ -109,7 +112,7 @@ def _mapping_fault(relation: Relation, modules: dict[str, nn.Module]) -> str | N
     """Units must own equally many indices of a side, each index one unit."""
     if relation.size < 2:
         return "it has one unit only"
-    if relation.kind == "blocks":
+    if relation.kind in UNEVEN:
         return None
     for member in relation.members:
         counts = np.bincount(member.unit, minlength=relation.size)

@@ -1,7 +1,7 @@
 """What hangs together: a group with every index of every layer that belongs to its units."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +43,34 @@ class Coupling:
 def cuts_for(couplings: Iterable[Coupling], removed: Mapping[str, Indices]) -> tuple[Cut, ...]:
     """The cuts that remove the units `removed` (by group name), one for every side of a layer.
 
-    Layers of a block that is removed have none of their own.
+    Layers that go with a block or a branch have none of their own.
     """
     gone: dict[tuple[str, Side, int], list[Indices]] = defaultdict(list)
+    absent: dict[tuple[str, Side], list[Indices]] = defaultdict(list)
     for coupling in couplings:
         units = removed.get(coupling.group.name, np.empty(0, np.int64))
         for member in coupling.members if len(units) else ():
             indices = member.index[np.isin(member.unit, units)]
             if len(indices):
                 gone[member.layer, member.side, member.axis].append(indices)
+                if coupling.group.kind != "connections":
+                    absent[member.layer, member.side].append(indices)
     blocks = tuple(f"{layer}." for layer, side, _ in gone if side == "block")
-    return tuple(
-        Cut.of(layer, side, np.concatenate(parts), axis=axis)
-        for (layer, side, axis), parts in sorted(gone.items())
-        if not layer.startswith(blocks)
-    )
+    branches = {layer for layer, side, _ in gone if side == "branch"}
+    found = []
+    for (layer, side, axis), parts in sorted(gone.items()):
+        indices = np.unique(np.concatenate(parts))
+        if side == "reads":
+            given: Side = "in" if (layer, "in", 0) in gone else "out"  # a norm has outputs alone
+            indices = _places(indices, absent[layer, given])
+        lives = not layer.startswith(blocks) and (side == "branch" or layer not in branches)
+        if lives and len(indices):
+            found.append(Cut.of(layer, side, indices, axis=axis))
+    return tuple(found)
+
+
+def _places(indices: Indices, absent: Sequence[Indices]) -> Indices:
+    """Where channels stand among those that a layer is still given, without the absent ones."""
+    missing = np.unique(np.concatenate([np.empty(0, np.int64), *absent]))
+    there = np.setdiff1d(indices, missing)
+    return (there - np.searchsorted(missing, there)).astype(np.int64)

@@ -19,10 +19,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.pruning.attention import PROJECTIONS, head_count, narrow, without_heads
-from autoprune.pruning.bypass import bypass
+from autoprune.pruning.bypass import Bypass, Nothing, Reading
 from autoprune.pruning.foreign import Conv1D, is_conv1d
+from autoprune.tasks.protocol import device_of
 
-Side = Literal["in", "out", "param", "heads", "block"]
+Side = Literal["in", "out", "param", "heads", "block", "branch", "reads"]
 Indices = NDArray[np.int64]
 Done = set[tuple[int, int]]
 """Parameters that were cut, by identity, and on which axis."""
@@ -46,8 +47,9 @@ class Cut:
 
     `side` is ``in`` or ``out``, or ``param`` for a free parameter, whose `axis` then says where.
     Of whole modules it is ``heads`` for those of an attention, whose layers have cuts of their
-    own, and ``block`` where the module (its only unit) is bypassed. `removed` holds half-open
-    ranges, ascending and apart.
+    own, ``block`` where the module (its only unit) is bypassed, ``branch`` where a layer goes with
+    its branch, and ``reads`` where a layer leaves out some of the channels that it is still given,
+    by their places among these. `removed` holds half-open ranges, ascending and apart.
     """
 
     layer: str
@@ -137,7 +139,7 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
             _cut_parameter(_find(parameters, cut), cut, done)
             continue
         _find(modules, cut)
-        if cut.side in ("heads", "block"):
+        if cut.side in ("heads", "block", "branch", "reads"):
             whole.append(cut)
         elif by_layer[cut.layer].setdefault(cut.side, cut) is not cut:
             raise AutopruneError(f"layer {cut.layer!r} is cut twice on its {cut.side} side")
@@ -156,8 +158,15 @@ def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
             without_heads(module, cut.kept(width(module, "heads")))
     narrow(model)
     for cut in cuts:
+        if cut.side == "reads":
+            layer = model.get_submodule(cut.layer)
+            kept = cut.kept(width(layer, "in") + cut.count)
+            model.set_submodule(cut.layer, Reading(layer, kept.to(device_of(layer))))
+        elif cut.side == "branch":
+            model.set_submodule(cut.layer, Nothing(model.get_submodule(cut.layer)))
+    for cut in cuts:
         if cut.side == "block":
-            bypass(model, cut.layer)
+            model.set_submodule(cut.layer, Bypass())
 
 
 def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
@@ -165,7 +174,7 @@ def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for cut in cuts:
         if cut.side == "block":
-            bypass(model, cut.layer)
+            model.set_submodule(cut.layer, Bypass())
         elif cut.side == "param":
             _silence_projection(modules, cut)
         layer = modules.get(cut.layer)

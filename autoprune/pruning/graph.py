@@ -23,7 +23,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from autoprune.domain.errors import first_line
 from autoprune.domain.space import Group
 from autoprune.domain.trial import Cause, TrialError
-from autoprune.pruning.checks import Refused, Relation, sort_relations
+from autoprune.pruning.checks import UNEVEN, Refused, Relation, sort_relations
+from autoprune.pruning.concat import joined
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import LAYERS, width
 from autoprune.pruning.foreign import in_pytorchs_form
@@ -118,6 +119,8 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
         relations += blocks_in(work, inputs)
     relations = [relation for relation in relations if relation.name in order]
     couplings, refused = sort_relations(relations, modules)
+    more, unjoined = sort_relations(joined(couplings, modules, order), modules)
+    couplings, refused = couplings + more, refused + unjoined
     couplings, unproved = _prove(couplings, work, inputs)
     refused += unproved
     if not couplings:
@@ -130,8 +133,8 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
         )
     position = {name: i for i, name in enumerate(order)}
     return Dependencies(
-        tuple(sorted(couplings, key=lambda c: position[c.group.name])),
-        tuple(sorted(refused, key=lambda r: position[r.name])),
+        tuple(sorted(couplings, key=lambda c: position[c.group.name.partition(":")[0]])),
+        tuple(sorted(refused, key=lambda r: position[r.name.partition(":")[0]])),
     )
 
 
@@ -285,8 +288,10 @@ def _prove(
     faults = {c.group.name: verifier.fault([c]) for c in couplings}
     proved = [c for c in couplings if faults[c.group.name] is None]
     refused = [Refused(name, fault) for name, fault in faults.items() if fault is not None]
-    together = verifier.fault(proved) if proved else None
-    if together is not None:
-        refused += [Refused(c.group.name, f"together with others: {together}") for c in proved]
-        proved = []
-    return proved, refused
+    for some in (proved, [c for c in proved if c.group.kind not in UNEVEN]):
+        together = verifier.fault(some) if some else None
+        if together is None:
+            return some, refused
+        left = [c for c in some if c.group.kind in UNEVEN] or some
+        refused += [Refused(c.group.name, f"together with others: {together}") for c in left]
+    return [], refused

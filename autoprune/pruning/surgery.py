@@ -1,7 +1,7 @@
 """Pruning a network by a spec: choose on the unpruned network, cut a copy, check the result."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.space import Group, PruningSpec
 from autoprune.domain.trial import Cause, TrialError
+from autoprune.pruning.bypass import Reading
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.criteria import Criterion, Scoring, criterion_of, score
-from autoprune.pruning.cuts import Indices, Side, apply_cuts, width
+from autoprune.pruning.cuts import Cut, Indices, apply_cuts, width
 from autoprune.pruning.graph import Dependencies, GraphError, trace
 from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.recipe import Recipe
@@ -67,7 +68,7 @@ def prune(
         history = cuts_for(shrinking, removed)
         pruned = copy.deepcopy(model)
         apply_cuts(pruned, history)
-        _verify(model, pruned, example, couplings=shrinking, widths=widths)
+        _verify(model, pruned, example, history=history)
     return Pruned(pruned, Recipe.of(history, spec, example))
 
 
@@ -106,15 +107,10 @@ def _lowest(coupling: Coupling, scores: torch.Tensor, kept: int) -> Indices:
 
 
 def _verify(
-    model: nn.Module,
-    pruned: nn.Module,
-    example: Inputs,
-    *,
-    couplings: Sequence[Coupling],
-    widths: Mapping[str, int],
+    model: nn.Module, pruned: nn.Module, example: Inputs, *, history: Sequence[Cut]
 ) -> None:
     """Raise GraphError unless what was asked is what happened."""
-    _verify_widths(model, pruned, couplings=couplings, widths=widths)
+    _verify_widths(model, pruned, history)
     expected = tensors_of(outputs_of(model, example))
     try:
         found = tensors_of(outputs_of(pruned, example))
@@ -127,26 +123,15 @@ def _verify(
         raise TrialError(Cause.ERROR, "the pruned network's output on the example is not finite")
 
 
-def _verify_widths(
-    model: nn.Module,
-    pruned: nn.Module,
-    *,
-    couplings: Sequence[Coupling],
-    widths: Mapping[str, int],
-) -> None:
+def _verify_widths(model: nn.Module, pruned: nn.Module, history: Sequence[Cut]) -> None:
     """Raise GraphError unless every layer shrank by what its groups lost."""
     before, after = dict(model.named_modules()), dict(pruned.named_modules())
-    expected: dict[tuple[str, Side], int] = {}
-    for coupling in couplings:
-        lost = coupling.group.size - widths[coupling.group.name]
-        for member in coupling.members:
-            if member.side not in ("param", "block"):
-                key = (member.layer, member.side)
-                whole = expected.get(key, width(before[member.layer], member.side))
-                expected[key] = whole - lost * len(member.index) // coupling.group.size
-    for (name, side), asked in expected.items():
-        if name not in after:  # inside a block that is bypassed
-            continue
-        found = width(after[name], side)
-        if found != asked:
-            raise GraphError(f"layer {name!r} has {found} units ({side}), {asked} were asked")
+    for cut in history:
+        if cut.side in ("in", "out", "heads"):
+            asked = width(before[cut.layer], cut.side) - cut.count
+            layer = after[cut.layer]
+            found = width(layer.layer if isinstance(layer, Reading) else layer, cut.side)
+            if found != asked:
+                raise GraphError(
+                    f"layer {cut.layer!r} has {found} units ({cut.side}), {asked} were asked"
+                )

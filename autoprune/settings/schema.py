@@ -50,7 +50,7 @@ class BoundsConfig:
 class SpaceConfig:
     """Which groups may shrink, how far, and in which steps (null: 1 on CPU, 8 on CUDA).
 
-    `kinds` are those of groups: channels, neurons, heads, blocks. `graph_limit_s` bounds how long
+    `kinds` are those of groups: see `autoprune.domain.space.KINDS`. `graph_limit_s` bounds how long
     finding the groups may take.
     """
 

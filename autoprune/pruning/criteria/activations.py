@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -288,8 +289,9 @@ def _by_block(
 
 def _mean_by_unit(coupling: Coupling, member: Any, values: torch.Tensor) -> torch.Tensor:
     """The mean over the inputs or outputs of a layer that belong to a unit: float64 [u]."""
-    size = coupling.group.size
-    return gather(member, values, size) / (len(member.index) // size)
+    counts = np.bincount(member.unit, minlength=coupling.group.size)
+    owned = torch.from_numpy(counts).clamp_min(1)
+    return gather(member, values, coupling.group.size) / owned
 
 
 def _makes(model: nn.Module, layer: str) -> bool:

@@ -154,7 +154,7 @@ def _sums_of(
             layer = modules[member.layer]
             weight = _weight(layer)
             return None if weight is None else sum_by_unit(layer, member.side, value(weight))
-        case "block":
+        case "block" | "branch":
             inside = (_weight(layer) for layer in modules[member.layer].modules())
             sums = [value(weight).double().sum() for weight in inside if weight is not None]
             return torch.stack(sums).sum()[None] if sums else None
@@ -163,7 +163,7 @@ def _sums_of(
             if projection is None:
                 return None
             return value(projection).movedim(member.axis, 0).flatten(1).sum(1)
-        case "heads":
+        case "heads" | "reads":
             return None
 
 
