@@ -27,7 +27,13 @@ from autoprune.orchestration.launch import Launched, Listeners, Tracking, launch
 from autoprune.orchestration.promotion.promote import FinishedSweep
 from autoprune.orchestration.reports.console import show_front, show_summary, stdout
 from autoprune.orchestration.reports.live import live_watcher
-from autoprune.orchestration.request import Executor, GoalRequest, SpaceRequest, SweepRequest
+from autoprune.orchestration.request import (
+    BaselineRequest,
+    Executor,
+    GoalRequest,
+    SpaceRequest,
+    SweepRequest,
+)
 from autoprune.orchestration.store import store_at
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.accuracy import evaluate
@@ -36,6 +42,7 @@ from autoprune.pruning.distill import Distillation
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan, fit
+from autoprune.pruning.schedule import Schedule
 from autoprune.searchers.named import AnyFactory, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
@@ -54,6 +61,7 @@ __all__ = [
     "Options",
     "Reconstruction",
     "Recovery",
+    "Schedule",
     "load",
     "measure",
     "search",
@@ -78,8 +86,10 @@ def search(
     they are left out:
 
     - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; an `autoprune.Recovery`
-      adds a `Distillation` or a `Reconstruction`. `criterion` (``"l1"``, another name, or an
-      object of `autoprune.pruning.criteria` or your own) picks the units that it loses.
+      adds a `Distillation`, a `Reconstruction` or a `Schedule` of rounds; one that rewinds does so
+      to `early` (None), the network as it was early in its training. `criterion` (``"l1"``,
+      another name, or an object of `autoprune.pruning.criteria` or your own) picks the units that
+      it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are, and those
       that are not of `kinds` (``("channels", "neurons", "heads")``; ``"blocks"`` is depth).
@@ -208,6 +218,7 @@ def _request(
         output=Path(chosen["output"]).resolve(),
         storage=None if storage is None else store_at(str(storage), key="storage"),
         seed=seed,
+        baseline=BaselineRequest(early=chosen["early"]),
         space=SpaceRequest(
             Bounds("*", min_kept=chosen["min_kept"], step=step),
             exclude=chosen["exclude"],

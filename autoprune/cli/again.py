@@ -7,7 +7,7 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.executors.user_code import importable
-from autoprune.orchestration.folders import BASELINE_FILE
+from autoprune.orchestration.folders import BASELINE_FILE, EARLY_FILE
 from autoprune.orchestration.record import Record
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
@@ -36,7 +36,8 @@ def request_of(folder: Path, config: Mapping[str, Any], record: Record) -> Sweep
     """The request of a sweep that exists, with the baseline that it began with."""
     importable(record.header["code_paths"])
     request = build_request(config, code_paths=record.header["code_paths"])
-    return replace(request, baseline=BaselineRequest(checkpoint=str(folder / BASELINE_FILE)))
+    weights, early = str(folder / BASELINE_FILE), str(folder / EARLY_FILE)
+    return replace(request, baseline=BaselineRequest(checkpoint=weights, early=early))
 
 
 def uri_of(folder: Path, record: Record) -> str:

@@ -40,7 +40,8 @@ class TrialContext:
     latency of the baseline that the sweep counts from: a trial's is it over the paired speedup.
     `recoveries` and `criteria` are looked up by the names in a spec. `step_guard` surrounds every
     step of work that would disturb a measurement on the same node. `rungs` are the epochs of
-    recovery after which a trial may have to pause.
+    recovery after which a trial may have to pause. `early` is the baseline early in its training,
+    on the CPU, where a recovery rewinds to it.
     """
 
     model: nn.Module
@@ -57,12 +58,14 @@ class TrialContext:
     device: str = "cpu"
     threads: int = 1
     rungs: Sequence[int] = ()
+    early: nn.Module | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that is needed to go on with a trial after `epoch` epochs, or to rebuild its network.
 
+    The network is that of the moment: before the last round of a schedule it is wider than asked.
     `state_dict` and `fit` refer to live tensors: write them before taking the next step. `fit` is
     None where no epoch was trained. Where a trial may pause, or is `done`, `outputs` holds what
     the network, on the CPU, makes of the task's example input: whoever rebuilds it can tell that

@@ -36,7 +36,8 @@ from autoprune.pruning.criteria import Scoring
 from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitState
-from autoprune.pruning.surgery import prune
+from autoprune.pruning.rounds import Choosing, Rounds
+from autoprune.pruning.surgery import Pruned, prune
 
 
 def run_trial(
@@ -123,6 +124,17 @@ class _Run:
             step_guard=self._guard,
         )
 
+    def _choosing(self) -> Choosing:
+        context = self.context
+        scoring = Scoring(
+            context.task,
+            seed=self.trial.seed,
+            batches=context.limits.importance_batches,
+            step_guard=self._guard,
+            device=context.device,
+        )
+        return Choosing(context.dependencies, context.criteria[self.trial.spec.criterion], scoring)
+
     def elapsed(self) -> float:
         """Seconds spent on the trial, those before a resume included."""
         return self.carried + time.perf_counter() - self.started
@@ -147,7 +159,7 @@ class _Run:
                 # who decides whether it goes on may not have heard that it got here
                 stage = Stage.RECOVER if self.resume.epoch else Stage.PROXY
                 yield self._reached(stage, cut, epoch=self.resume.epoch, fit_state=self.resume.fit)
-        yield from self._recover(cut)
+        cut = yield from self._recover(cut)
         with self._timed(Stage.EVALUATE):
             if self._epochs:  # otherwise the proxy is what the network is worth
                 self._learn(self._evaluate(cut.model))
@@ -157,21 +169,15 @@ class _Run:
 
     def _cheap_stages(self) -> Generator[Progress, None, _Cut]:
         context = self.context
-        example = context.task.example()
+        example, choosing = context.task.example(), self._choosing()
         with self._timed(Stage.PRUNE):
             pruned = prune(
                 context.model,
                 example,
                 self.trial.spec,
-                criterion=context.criteria[self.trial.spec.criterion],
-                scoring=Scoring(
-                    context.task,
-                    seed=self.trial.seed,
-                    batches=context.limits.importance_batches,
-                    step_guard=self._guard,
-                    device=context.device,
-                ),
-                dependencies=context.dependencies,
+                criterion=choosing.criterion,
+                scoring=choosing.scoring,
+                dependencies=choosing.dependencies,
             )
             recipe = replace(pruned.recipe, model=context.model_config)
             with self._guard():
@@ -194,14 +200,21 @@ class _Run:
         model = rebuild(snapshot.recipe, snapshot.state_dict, model=self.context.model)
         return _Cut(model.to(self.context.device), snapshot.recipe, snapshot.speedup)
 
-    def _recover(self, cut: _Cut) -> Iterator[Progress]:
-        resume = None if self.resume is None else self.resume.fit
-        epochs = self._healing(cut.recipe).train(cut.model, resume=resume)
+    def _recover(self, cut: _Cut) -> Generator[Progress, None, _Cut]:
+        """Train; returns the network of the last round, which may have other units."""
+        rounds = Rounds(self._healing(cut.recipe), self._choosing(), early=self.context.early)
+        epochs = rounds.train(
+            Pruned(cut.model, cut.recipe),
+            epoch=0 if self.resume is None else self.resume.epoch,
+            state=None if self.resume is None else self.resume.fit,
+        )
         while True:
             with self._timed(Stage.RECOVER):
-                epoch = next(epochs, None)
-                if epoch is None:
-                    return
+                trained = next(epochs, None)
+                if trained is None:
+                    return cut
+                pruned, epoch = trained
+                cut = _Cut(pruned.model, pruned.recipe, cut.speedup)
                 self._learn({"train_loss": epoch.loss})
                 if epoch.number < self._epochs:
                     self._learn(self._evaluate(cut.model))

@@ -61,11 +61,16 @@ class Baseline:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits of the weights: equal networks have equal digests."""
-        found = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            found.update(name.encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return found.hexdigest()[:12]
+        return digest_of(self.model)
+
+
+def digest_of(model: nn.Module) -> str:
+    """Twelve hex digits of a network's weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:12]
 
 
 def train_baseline(
@@ -101,22 +106,32 @@ class BaselineCache:
 
     def find(self, identity: Mapping[str, Any], model: nn.Module) -> Baseline | None:
         """What was kept for an identity, loaded into `model`; None where there is nothing."""
-        folder = self._folder(identity)
+        folder = self.folder(identity)
         if not (folder / WEIGHTS_FILE).is_file():
             return None
         load_weights(model, folder / WEIGHTS_FILE)
         history = tuple(read_json(folder / HISTORY_FILE)["history"])
         return Baseline(portable(model), f"trained before ({folder})", history)
 
-    def keep(self, identity: Mapping[str, Any], baseline: Baseline) -> Baseline:
-        """Write a trained network, whole or not at all; the same one, with where it is."""
-        folder = self._folder(identity)
+    def keep(
+        self,
+        identity: Mapping[str, Any],
+        baseline: Baseline,
+        *,
+        beside: Mapping[str, nn.Module] | None = None,
+    ) -> Baseline:
+        """Write a trained network, whole or not at all; the same one, with where it is.
+
+        `beside` are more weights of it that go into its folder, by the names of their files.
+        """
+        folder = self.folder(identity)
         facts = {"identity": dict(identity), "history": baseline.history}
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.root, prefix=".draft-") as place:
             draft = Path(place) / folder.name
             draft.mkdir()
-            write_weights(draft / WEIGHTS_FILE, baseline.model.state_dict())
+            for name, model in {WEIGHTS_FILE: baseline.model, **(beside or {})}.items():
+                write_weights(draft / name, model.state_dict())
             (draft / HISTORY_FILE).write_text(json.dumps(facts, indent=1, default=str))
             try:
                 draft.rename(folder)
@@ -126,7 +141,8 @@ class BaselineCache:
                     raise
         return replace(baseline, source=f"{baseline.source}, kept in {folder}")
 
-    def _folder(self, identity: Mapping[str, Any]) -> Path:
+    def folder(self, identity: Mapping[str, Any]) -> Path:
+        """Where the network of an identity is kept, or would be."""
         return self.root / _digest(identity)
 
 

@@ -14,6 +14,7 @@ from autoprune.orchestration.record import read_header
 DEFAULT_OUTPUT = "outputs"
 JOURNAL_FILE = "journal.jsonl"
 BASELINE_FILE = "baseline.safetensors"
+EARLY_FILE = "early.safetensors"
 PROFILE_FILE = "profile.json"
 RANKING_FILE = "ranking.json"
 LATEST = "latest"

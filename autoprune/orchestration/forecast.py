@@ -37,9 +37,9 @@ class Forecast:
     `baseline_s` is 0 where nothing is to be trained, `profile_s` where no profile is wanted (what
     an earlier one measured counts as if measured anew); `sweep_s` is None without a bound on trials
     or time. On a ladder a trial gets the mean number of epochs, and each of several recoveries has
-    as many trials. Pruned networks are taken to be as slow as the unpruned one, and slots not to
-    slow each other: the first makes it too long, the second too short. Starting workers is left
-    out.
+    as many trials. In every round of a schedule units are chosen and mended anew. Pruned networks
+    are taken to be as slow as the unpruned one, and slots not to slow each other: the first makes
+    it too long, the second too short. Starting workers is left out.
     """
 
     baseline_s: float
@@ -72,8 +72,11 @@ def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
     for recovery, before_s, one_s in zip(recoveries, mend_s, taught_s, strict=True):
         top = recovery.fit.epochs
         epochs = float(top) if request.ladder is None else request.ladder.mean_epochs(top)
+        schedule = recovery.schedule
+        mended = 1 + schedule.rounds * schedule.again
         # judged after the cheap stages, after every epoch, and at the end
-        works_s.append(before_s + epochs * batches * one_s + max(2, epochs + 1) * evaluate_s)
+        judged_s = max(2, epochs + 1) * evaluate_s
+        works_s.append(mended * before_s + epochs * batches * one_s + judged_s)
     work_s = statistics.fmean(works_s)
     points = sum(len(profile_widths(axis)) for axis in plan.space.axes) if request.profile else 0
     training = request.baseline.plan

@@ -1,7 +1,7 @@
 """What a sweep would do, laid out before anything is trained, measured or written."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import get_args
@@ -21,6 +21,7 @@ from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import Scoring, score
 from autoprune.pruning.distill import Distilled
 from autoprune.pruning.graph import Dependencies, trace
+from autoprune.pruning.healing import Recovery
 from autoprune.pruning.isolation import mode, own_rng
 from autoprune.searchers.named import build_searcher
 from autoprune.tasks.protocol import Split, Task, device_of
@@ -101,10 +102,26 @@ def _ladder_warnings(request: SweepRequest) -> list[str]:
             f"ladder.epochs is {epochs}, and recovery ends after {end} epochs: nothing would "
             "pause; choose rungs below that, or ladder=none"
         )
+    for name, recovery in request.recoveries.items():
+        _check_rungs(epochs, name, recovery)
     beyond = [epoch for epoch in epochs if epoch >= end]
     if beyond:
         return [f"ladder.epochs {beyond} lie beyond the end of recovery, at {end} epochs"]
     return []
+
+
+def _check_rungs(epochs: Sequence[int], name: str, recovery: Recovery) -> None:
+    """Raise AutopruneError where a rung would judge a network that is wider than what was measured:
+    one of a schedule's earlier rounds.
+    """
+    last = recovery.fit.epochs - recovery.schedule.epochs(recovery.fit.epochs)[-1]
+    wider = [epoch for epoch in epochs if 0 < epoch <= last]
+    if wider:
+        raise AutopruneError(
+            f"ladder.epochs {wider}: recovery {name!r} cuts in {recovery.schedule.rounds} rounds, "
+            f"and up to epoch {last} its network is wider than the one that is measured; choose 0 "
+            f"and epochs above {last}, or ladder=none"
+        )
 
 
 def _rehearse(model: nn.Module, request: SweepRequest) -> None:

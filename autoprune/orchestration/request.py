@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from autoprune.domain.errors import AutopruneError
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import USUAL_KINDS, Bounds
@@ -62,13 +63,17 @@ class BaselineRequest:
 
     In this order: `checkpoint`; training by `plan`; or the weights that the model has (both
     None). A checkpoint that is an MLflow URI is fetched from `store`. `identity` tells
-    model, data and training apart in the cache.
+    model, data and training apart in the cache. Training keeps the weights that it had after
+    `keep_epoch` epochs, too, unless that is None; `early` has them already: a network, or the file
+    of a sweep that goes on.
     """
 
     checkpoint: str | None = None
     store: str | None = None
     plan: FitPlan | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    keep_epoch: int | None = None
+    early: nn.Module | str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class SweepRequest:
     def __post_init__(self) -> None:
         check_name(self.name)
         check_ratios("uniform_first", self.uniform_first)
+        check_rewinding(self.baseline, self.recoveries)
 
     @property
     def place(self) -> Store:
@@ -165,6 +171,32 @@ class SweepRequest:
         if self.ladder is not None:
             facts["rungs"] = self.ladder.epochs
         return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(fact)) for name, fact in facts.items()}
+
+
+def rewinding(recoveries: Mapping[str, Recovery]) -> list[str]:
+    """The names of those that set weights back to an early epoch of the baseline's training."""
+    return [name for name, recovery in recoveries.items() if recovery.schedule.rewind]
+
+
+def check_rewinding(baseline: BaselineRequest, recoveries: Mapping[str, Recovery]) -> None:
+    """Raise AutopruneError where a recovery rewinds to weights that the baseline does not have."""
+    names, epoch, plan = rewinding(recoveries), baseline.keep_epoch, baseline.plan
+    if not names or baseline.early is not None:
+        return
+    if baseline.checkpoint is not None:
+        fault = "baseline.checkpoint has none; let it be trained (baseline=train)"
+    elif plan is None:
+        fault = "none are given; pass early=, the network as it was early in its training"
+    elif epoch is None:
+        fault = "baseline.keep_epoch is null, which keeps none; set it to an epoch, such as 2"
+    elif epoch >= plan.epochs:
+        fault = f"baseline.keep_epoch is {epoch} of {plan.epochs} epochs; choose a smaller one"
+    else:
+        return
+    raise AutopruneError(
+        f"recovery {names[0]!r} rewinds to early weights of the baseline, and {fault}, or choose a "
+        "recovery without schedule.rewind"
+    )
 
 
 def conditions_now(began: Mapping[str, str]) -> dict[str, str]:

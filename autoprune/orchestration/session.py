@@ -20,12 +20,15 @@ from autoprune.orchestration.baseline import (
     Baseline,
     BaselineCache,
     EpochReport,
+    digest_of,
     load_checkpoint,
     rising,
     train_baseline,
 )
+from autoprune.orchestration.early import Keeper, load_early
 from autoprune.orchestration.folders import (
     BASELINE_FILE,
+    EARLY_FILE,
     JOURNAL_FILE,
     PROFILE_FILE,
     RANKING_FILE,
@@ -125,6 +128,7 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
         step_guard=request.gate.step,
         device=request.device,
         threads=request.threads,
+        early=load_early(request),
     )
     doubts = []
     main = request.task.metrics[0]
@@ -177,6 +181,9 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
         ranking = rank_network(prepared.context, view.space, seed=request.seed)
     folder = make_folder(request.output, view.sweep_id)
     write_weights(folder / BASELINE_FILE, prepared.baseline.model.state_dict())
+    early = prepared.context.early
+    if early is not None:
+        write_weights(folder / EARLY_FILE, early.state_dict())
     if prepared.profile is not None:
         write_known(prepared.profile, folder / PROFILE_FILE)
     if ranking is not None:
@@ -189,6 +196,7 @@ def start(prepared: Prepared, *, watchers: WatchersFor = nobody) -> SweepResult:
         "slots": view.slots,
         "output": view.output,
         "baseline_digest": prepared.baseline.digest,
+        **({} if early is None else {"early_digest": digest_of(early)}),
         "goal": view.goal.to_json(),
         "space": view.space.to_json(),
         "baseline": dict(view.baseline),
@@ -214,6 +222,12 @@ def resume(prepared: Prepared, folder: Path, *, watchers: WatchersFor = nobody) 
             raise AutopruneError(
                 f"{folder}: the network's weights are not those this sweep began with, which are "
                 f"in {BASELINE_FILE} there; resume with them"
+            )
+        early = prepared.context.early
+        if early is not None and digest_of(early) != journal.header.get("early_digest"):
+            raise AutopruneError(
+                f"{folder}: the early weights of the network are not those this sweep began with, "
+                f"which are in {EARLY_FILE} there; resume with them"
             )
         check_goal(folder, view.goal, prepared.goal)
         began = conditions_now(journal.header["conditions"])
@@ -323,15 +337,16 @@ def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -
     kept = cache.find(wanted.identity, model)
     if kept is not None:
         return kept
+    keeper = Keeper(model, wanted.keep_epoch, report)
     trained = train_baseline(
         model.to(request.device),
         request.task,
         wanted.plan,
         seed=request.seed,
         step_guard=settled_steps(request.gate.step, request.device),
-        report=report,
+        report=keeper,
     )
-    return cache.keep(wanted.identity, trained)
+    return cache.keep(wanted.identity, trained, beside=keeper.kept)
 
 
 def _baseline_speed(twins: Speedup) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from torch import nn
@@ -14,7 +14,11 @@ from autoprune.pruning.cuts import Cut
 from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.recover import Epoch, FitPlan, FitState, fit, recalibrate
+from autoprune.pruning.schedule import ONE_SHOT, Schedule
 from autoprune.tasks.protocol import Task, device_of
+
+LATER = ("schedule",)
+"""The sections of a recovery that sweeps did not have in their beginnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +28,21 @@ class Recovery:
     At once, before it is judged the first time: what reads a cut layer is fitted by
     `reconstruction`, and batch norm is recalibrated over `recalibration_batches` of train. Then it
     is trained by `fit`, with the unpruned network as its teacher where there is a `distillation`.
+    A `schedule` of several rounds shares out the epochs among them; in each the network is cut
+    further, mended, and trained, from the warm-up to the end of the cosine.
     """
 
     fit: FitPlan
     recalibration_batches: int = 16
     reconstruction: Reconstruction | None = None
     distillation: Distillation | None = None
+    schedule: Schedule = ONE_SHOT
+
+    def __repr__(self) -> str:
+        """Journals and profiles hold it: a section that came later is told where there is one."""
+        values = ((f, getattr(self, f.name)) for f in fields(self))
+        told = (f"{f.name}={v!r}" for f, v in values if f.name not in LATER or v != f.default)
+        return f"Recovery({', '.join(told)})"
 
     def __post_init__(self) -> None:
         faults = []
@@ -42,33 +55,54 @@ class Recovery:
                 "distillation is training, and fit.epochs is 0; choose 1 epoch or more, or no "
                 "distillation"
             )
+        faults += self.schedule.misfits(self.fit)
+        if self.schedule.rewind and self.reconstruction is not None:
+            faults.append(
+                "reconstruction fits weights that schedule.rewind sets back; choose one of them"
+            )
         if faults:
             raise FaultsError(faults)
 
     @property
     def name(self) -> str:
-        """What it does: none, or reconstruct, finetune and distill; reconstruct_distill is both."""
+        """What it does: none, or of reconstruct, iterative, rewind, distill and finetune what
+        applies, such as reconstruct_distill; finetune is what no other word says of its training.
+        """
         parts = [] if self.reconstruction is None else ["reconstruct"]
         if self.fit.epochs:
-            parts.append("finetune" if self.distillation is None else "distill")
+            taught, rewound = self.distillation is not None, self.schedule.rewind
+            words = {"iterative": self.schedule.rounds > 1, "rewind": rewound, "distill": taught}
+            words["finetune"] = not taught and not rewound
+            parts += [word for word, holds in words.items() if holds]
         return "_".join(parts) or "none"
 
     @property
     def at_once(self) -> Self:
         """The same without training."""
-        return replace(self, fit=FitPlan(epochs=0), distillation=None)
+        return replace(self, fit=FitPlan(epochs=0), distillation=None, schedule=ONE_SHOT)
+
+    def in_round(self, number: int) -> Self:
+        """What it does in one of its rounds, the first of which is 0."""
+        epochs = self.schedule.epochs(self.fit.epochs)[number]
+        return replace(self, fit=replace(self.fit, epochs=epochs), schedule=ONE_SHOT)
 
     def __str__(self) -> str:
         """All that it does, in order."""
         parts = []
+        if self.schedule.rewind:
+            parts.append("early weights")
         if self.reconstruction is not None:
             parts.append(f"least squares over {self.reconstruction.batches} batches")
         parts.append(f"batch norm over {self.recalibration_batches} batches")
         if self.fit.epochs:
-            epochs = "1 epoch" if self.fit.epochs == 1 else f"{self.fit.epochs} epochs"
+            shares = self.schedule.epochs(self.fit.epochs)
+            epochs = "1 epoch" if shares[0] == 1 else f"{shares[0]} epochs"
+            rest = "" if shares[0] == shares[-1] else f" ({shares[-1]} in the last)"
             teacher = "" if self.distillation is None else " with a teacher"
-            parts.append(f"{epochs} of {self.fit.optimizer}{teacher}")
-        return ", ".join(parts)
+            parts.append(f"{epochs}{rest} of {self.fit.optimizer}{teacher}")
+        rounds = self.schedule.rounds
+        told = f"{rounds} {self.schedule.shape} rounds of " if rounds > 1 else ""
+        return told + ", ".join(parts)
 
 
 @dataclass(frozen=True)

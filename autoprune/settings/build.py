@@ -14,7 +14,7 @@ from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
 from autoprune.orchestration.planning import rehearse_goal
-from autoprune.orchestration.request import BaselineRequest, SweepRequest
+from autoprune.orchestration.request import BaselineRequest, SweepRequest, check_rewinding
 from autoprune.orchestration.tracking.connection import recalled
 from autoprune.searchers.grid import check_ratios
 from autoprune.settings.parts import (
@@ -81,6 +81,8 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "limits": faults.of(lambda: limits_of(config)),
     }
     faults.of(lambda: tracking_of(config))
+    if parts["baseline"] is not None and parts["recoveries"] is not None:
+        faults.of(lambda: check_rewinding(parts["baseline"], parts["recoveries"]))
     faults.check()
     parts["meter"] = placed(
         calibrated(parts["meter"], parts["model"], task),
@@ -210,7 +212,9 @@ def baseline_of(config: Mapping[str, Any]) -> BaselineRequest:
         )
     described = {key: config[key] for key in ("model", "data", "task", "seed")}
     described["fit"] = baseline["fit"]
+    check_ranges("baseline", baseline, {"keep_epoch": NOT_NEGATIVE})
     return BaselineRequest(
         plan=fit_plan("baseline.fit", baseline["fit"]),
         identity={**described, "sources": source_digests(described)},
+        keep_epoch=baseline["keep_epoch"],
     )

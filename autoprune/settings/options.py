@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     """What `search` takes beyond the model, the task, the searcher and the budget."""
 
     recovery: FitPlan | Recovery
+    early: nn.Module | None
     criterion: str | Criterion
     min_kept: float
     step: int | None
@@ -63,6 +64,7 @@ class Options(TypedDict, total=False):
 
 DEFAULTS: Options = {
     "recovery": FitPlan(epochs=8),
+    "early": None,
     "criterion": "l1",
     "min_kept": 0.1,
     "step": None,
@@ -99,6 +101,7 @@ RULES: dict[str, Rule] = {
     "trials": (or_none(whole), "a whole number, or None"),
     "minutes": (or_none(lambda given: number(given) and given > 0), "more than 0, or None"),
     "recovery": (a((FitPlan, Recovery)), "an autoprune.FitPlan or an autoprune.Recovery"),
+    "early": (or_none(a(nn.Module)), "the network as it was early in its training, or None"),
     "criterion": (
         lambda given: isinstance(given, str) or offers(("name", "scores"))(given),
         'a name, such as "l1", or a criterion (autoprune.pruning.criteria)',

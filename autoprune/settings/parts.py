@@ -17,6 +17,7 @@ from autoprune.pruning.distill import Distillation
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
+from autoprune.pruning.schedule import Schedule
 from autoprune.settings.compose import RECOVERY_OPTIONS
 from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, T, check_ranges
 
@@ -60,6 +61,7 @@ def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
     fit = faults.of(lambda: fit_plan(f"{section}.fit", config["fit"]))
     reconstruction = faults.of(partial(_reconstruction, section, config["reconstruction"]))
     distillation = faults.of(partial(_distillation, section, config["distillation"]))
+    schedule = faults.of(partial(_schedule, section, config["schedule"]))
     faults.check()
     batches = config["recalibration_batches"]
     return _in_section(
@@ -69,6 +71,7 @@ def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
             recalibration_batches=batches,
             reconstruction=reconstruction,
             distillation=distillation,
+            schedule=schedule,
         ),
     )
 
@@ -87,6 +90,10 @@ def _distillation(section: str, config: Mapping[str, Any]) -> Distillation | Non
         f"{section}.distillation", lambda: Distillation(**{**config, "hint_layers": layers})
     )
     return found if found.weight or found.hints else None
+
+
+def _schedule(section: str, config: Mapping[str, Any]) -> Schedule:
+    return _in_section(f"{section}.schedule", lambda: Schedule(**config))
 
 
 def _in_section(section: str, make: Callable[[], T]) -> T:

@@ -30,9 +30,13 @@ class FitConfig:
 
 @dataclass
 class BaselineConfig:
-    """The unpruned network: trained here once, or taken from a checkpoint."""
+    """The unpruned network: trained here once, or taken from a checkpoint.
+
+    `keep_epoch` is the epoch whose weights are kept for recoveries that rewind; null: none.
+    """
 
     checkpoint: str | None = None
+    keep_epoch: int | None = None
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -94,6 +98,15 @@ class DistillationConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """In how many rounds a network is cut and trained; one round without `rewind` is one shot."""
+
+    rounds: int = 1
+    shape: str = "cubic"
+    rewind: bool = False
+
+
+@dataclass
 class RecoveryConfig:
     """How a cut network heals: least squares and batch-norm recalibration, then fine-tuning."""
 
@@ -101,6 +114,7 @@ class RecoveryConfig:
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
 @dataclass

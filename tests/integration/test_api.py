@@ -130,6 +130,17 @@ def test_recovery_has_the_same_name_at_both_doors(monkeypatch: pytest.MonkeyPatc
     assert asked(monkeypatch, recovery=both).recoveries == command.recoveries
 
 
+def test_a_recovery_may_have_rounds_and_rewind(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = autoprune.Recovery(autoprune.FitPlan(epochs=8), schedule=autoprune.Schedule(4))
+    command = build_request(plain(compose_config("sweep", ["recovery=iterative"])))
+    assert asked(monkeypatch, recovery=rounds).recoveries == command.recoveries
+    back = autoprune.Recovery(FAST, schedule=autoprune.Schedule(rewind=True))
+    with pytest.raises(AutopruneError, match="none are given; pass early=, the network as it was"):
+        autoprune.search(small_net(), Blobs(), recovery=back)
+    early = small_net(seed=5)
+    assert asked(monkeypatch, recovery=back, early=early).baseline.early is early
+
+
 def test_the_front_is_a_table_a_list_and_a_line(front: autoprune.Front) -> None:
     assert isinstance(front.table, pd.DataFrame)
     assert len(front.table) == len(front) == len(front.members) > 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -288,6 +289,35 @@ def test_a_sweep_over_healing_goes_on_without_its_files(run: Run, tmp_path: Path
     assert set(trained.values()) == {True, False}
 
 
+OWN_SCHEDULES = {
+    "rounds": "fit: {epochs: 3, warmup_epochs: 0}\nschedule: {rounds: 2, shape: geometric}\n",
+    "back": "fit: {epochs: 2, warmup_epochs: 0}\nschedule: {rounds: 2, rewind: true}\n",
+}
+
+
+def test_a_sweep_over_schedules_goes_on_with_its_own_early_weights(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "own" / "recovery").mkdir(parents=True)
+    for name, text in OWN_SCHEDULES.items():
+        (tmp_path / "own" / "recovery" / f"{name}.yaml").write_text(text)
+    words = [word for word in SMALL if not word.startswith("recovery")]
+    words += ["recoveries=[rounds,back,none]", "searcher=random", "budget.trials=7"]
+    words += ["baseline.keep_epoch=0", "--config-dir", "own"]
+    out = run("plan", *words)
+    assert "rounds: 2 geometric rounds of batch norm over 16 batches, 1 epoch (2 in the last" in out
+    assert "back: 2 cubic rounds of early weights, batch norm over 16 batches, 1 epoch of" in out
+    run("sweep", *words)
+    shutil.rmtree(tmp_path / "own")
+    shutil.rmtree(tmp_path / "outputs" / "baselines")
+    run("resume", "budget.trials=9")
+    (journal,) = tmp_path.glob(f"outputs/*/{JOURNAL_FILE}")
+    outcomes = last_told(read_journal(journal).events).values()
+    assert len(outcomes) == 9
+    assert all(isinstance(o.outcome, Measurement) for o in outcomes)
+    assert {o.trial.spec.recovery for o in outcomes} == {"rounds", "back", "none"}
+
+
 def test_a_sweep_of_before_there_were_recoveries_goes_on(run: Run, tmp_path: Path) -> None:
     run("sweep", *SMALL)
     (journal,) = tmp_path.glob(f"outputs/*/{JOURNAL_FILE}")
@@ -299,9 +329,9 @@ def test_a_sweep_of_before_there_were_recoveries_goes_on(run: Run, tmp_path: Pat
     )
     limits = "TrialLimits(recalibration_batches=16, importance_batches=8, time_limit_s=None)"
     header["facts"]["conditions"] |= {"recoveries": plan, "limits": limits}
-    for key in ("reconstruction", "distillation"):
+    for key in ("reconstruction", "distillation", "schedule"):
         del header["facts"]["config"]["recovery"][key]
-    del header["facts"]["config"]["recoveries"]
+    del header["facts"]["config"]["recoveries"], header["facts"]["config"]["baseline"]["keep_epoch"]
     journal.write_bytes(b"".join([encode(header), *others]))
     assert "[  4/4] trial   3" in run("resume", "budget.trials=4")
 

@@ -294,6 +294,42 @@ def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
     ]
 
 
+def test_schedules(refused: Refused, tmp_path: Path) -> None:
+    message = refused("sweep", *SMALL, "recovery=iterative", "recovery.schedule.rounds=0")
+    assert message.splitlines() == [
+        "autoprune: recovery.schedule: rounds is 0; choose 1, which is one shot, or more"
+    ]
+    message = refused("plan", *SMALL, "recovery=iterative", "recovery.schedule.shape=geometrik")
+    assert "recovery.schedule: shape 'geometrik' is not known; did you mean 'geometric'?" in message
+    message = refused("plan", *SMALL, "recovery=iterative", "recovery.schedule.rounds=9")
+    assert "recovery: schedule has 9 rounds, and fit.epochs is 8; choose 9 epochs or" in message
+    message = refused("plan", *SMALL, "recovery=rewind", "recovery.reconstruction.batches=2")
+    assert "recovery: reconstruction fits weights that schedule.rewind sets back; choose" in message
+    message = refused("plan", *SMALL, "recovery=iterative", "ladder=asha", "ladder.epochs=[0,4]")
+    assert "ladder.epochs [4]: recovery 'iterative_finetune' cuts in 4 rounds, and up to" in message
+    words = [word for word in SMALL if not word.startswith("recovery")]
+    (tmp_path / "recovery").mkdir()
+    (tmp_path / "recovery" / "own.yaml").write_text("schedule: {rounds: 0}\n")
+    message = refused("plan", *words, "--config-dir", ".", "recoveries=[own,none]")
+    assert "recoveries.own.schedule: rounds is 0; choose 1, which is one shot, or more" in message
+
+
+def test_early_weights(refused: Refused) -> None:
+    words = ["sweep", *SMALL, "recovery=rewind"]
+    message = refused(*words, "baseline=checkpoint", "baseline.checkpoint=weights.safetensors")
+    assert message.splitlines() == [
+        "autoprune: recovery 'rewind' rewinds to early weights of the baseline, and "
+        "baseline.checkpoint has none; let it be trained (baseline=train), or choose a recovery "
+        "without schedule.rewind"
+    ]
+    message = refused(*words, "baseline.keep_epoch=null", "seed=-1")
+    assert "baseline.keep_epoch is null, which keeps none; set it to an epoch" in message
+    assert "seed is -1" in message
+    assert "baseline.keep_epoch is 2 of 1 epochs; choose a smaller one" in refused(*words)
+    message = refused("plan", *SMALL, "baseline.keep_epoch=-1")
+    assert "baseline.keep_epoch is -1; choose 0 or more" in message
+
+
 def test_rules_across_fields(refused: Refused) -> None:
     message = refused("sweep", *SMALL, "baseline.fit.warmup_epochs=3", "importance.criteria=[]")
     assert "baseline.fit.warmup_epochs is 3.0 of 1 epochs; choose at most 1" in message
