@@ -35,6 +35,10 @@ ALIGNED = ("channels", "neurons")
 """The kinds whose widths hardware likes in multiples."""
 
 
+UNEVEN_KINDS = ("blocks", "branches", "connections")
+"""The kinds of which a unit may own more of a layer than another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """One dependency group of a network: everything that must be pruned together.

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
-from autoprune.domain.space import Group
+from autoprune.domain.space import UNEVEN_KINDS, Group
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import Indices, groups_of, is_depthwise, weight_axis, width
-
-UNEVEN = ("blocks", "branches", "connections")
-"""Kinds of which a unit may own more of a layer than another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ def _mapping_fault(relation: Relation, modules: dict[str, nn.Module]) -> str | N
     """Units must own equally many indices of a side, each index one unit."""
     if relation.size < 2:
         return "it has one unit only"
-    if relation.kind in UNEVEN:
+    if relation.kind in UNEVEN_KINDS:
         return None
     for member in relation.members:
         counts = np.bincount(member.unit, minlength=relation.size)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from autoprune.domain.space import UNEVEN_KINDS
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import Cut, Indices, Side
 
@@ -15,9 +16,9 @@ Removed = dict[tuple[str, Side, int], Indices]
 def restrict(couplings: Iterable[Coupling], history: Iterable[Cut]) -> tuple[Coupling, ...]:
     """The couplings of the network that `history` leads to, without tracing it.
 
-    `couplings` and `history` are of one network, and the history cuts whole units. Those that are
-    left are numbered anew in the order that they had, like the indices of every layer. Groups
-    keep their names, steps and blocks.
+    `couplings` and `history` are of one network, and the history cuts whole units, of other kinds
+    than `UNEVEN_KINDS`. Those that are left are numbered anew in the order that they had, like the
+    indices of every layer. Groups keep their names, steps and cells.
     """
     removed = _removed(history)
     return tuple(_restricted(coupling, removed) for coupling in couplings)
@@ -27,7 +28,8 @@ def compose(history: Iterable[Cut], further: Iterable[Cut]) -> tuple[Cut, ...]:
     """The one history that leads where `further` does after `history`.
 
     `further` is in indices of the network that `history` leads to, the result in those of the
-    network that it begins with.
+    network that it begins with, but for what layers read of what they are given: that is by its
+    place among what is given in the end.
     """
     removed = _removed(history)
     for key, left in _removed(further).items():
@@ -53,15 +55,18 @@ def _removed(cuts: Iterable[Cut]) -> Removed:
 
 
 def _restricted(coupling: Coupling, removed: Removed) -> Coupling:
+    uneven = coupling.group.kind in UNEVEN_KINDS
+    gone = [removed.get(_side_of(member, coupling), _NOTHING) for member in coupling.members]
     stays = np.ones(coupling.group.size, bool)
-    for member in coupling.members:
-        stays[member.unit[np.isin(member.index, _gone(member, removed))]] = False
+    for member, missing in zip(coupling.members, gone, strict=True):
+        if not uneven:
+            stays[member.unit[np.isin(member.index, missing)]] = False
     number = np.cumsum(stays) - 1
     members = []
-    for member in coupling.members:
-        kept = stays[member.unit]
+    for member, missing in zip(coupling.members, gone, strict=True):
+        kept = stays[member.unit] & ~np.isin(member.index, missing)
         index = member.index[kept]
-        index = index - np.searchsorted(_gone(member, removed), index)
+        index = index - np.searchsorted(missing, index)
         members.append(replace(member, index=index, unit=number[member.unit[kept]]))
     return replace(
         coupling,
@@ -71,5 +76,12 @@ def _restricted(coupling: Coupling, removed: Removed) -> Coupling:
     )
 
 
-def _gone(member: Member, removed: Removed) -> Indices:
-    return removed.get((member.layer, member.side, member.axis), _NOTHING)
+def _side_of(member: Member, coupling: Coupling) -> tuple[str, Side, int]:
+    """The side of a layer that a member's indices are of: what a layer reads are its inputs, which
+    of a norm are its outputs.
+    """
+    side = member.side
+    if side == "reads":
+        reads = any((m.layer, m.side) == (member.layer, "in") for m in coupling.members)
+        side = "in" if reads else "out"
+    return member.layer, side, member.axis

@@ -21,9 +21,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from autoprune.domain.errors import first_line
-from autoprune.domain.space import Group
+from autoprune.domain.space import UNEVEN_KINDS, Group
 from autoprune.domain.trial import Cause, TrialError
-from autoprune.pruning.checks import UNEVEN, Refused, Relation, sort_relations
+from autoprune.pruning.checks import Refused, Relation, sort_relations
 from autoprune.pruning.concat import joined
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import LAYERS, width
@@ -288,10 +288,10 @@ def _prove(
     faults = {c.group.name: verifier.fault([c]) for c in couplings}
     proved = [c for c in couplings if faults[c.group.name] is None]
     refused = [Refused(name, fault) for name, fault in faults.items() if fault is not None]
-    for some in (proved, [c for c in proved if c.group.kind not in UNEVEN]):
+    for some in (proved, [c for c in proved if c.group.kind not in UNEVEN_KINDS]):
         together = verifier.fault(some) if some else None
         if together is None:
             return some, refused
-        left = [c for c in some if c.group.kind in UNEVEN] or some
+        left = [c for c in some if c.group.kind in UNEVEN_KINDS] or some
         refused += [Refused(c.group.name, f"together with others: {together}") for c in left]
     return [], refused

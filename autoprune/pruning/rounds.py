@@ -1,20 +1,20 @@
 """A schedule at work: cut some, train, cut further, until the widths of the spec are reached."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.space import UNEVEN_KINDS, PruningSpec
 from autoprune.pruning.criteria import Criterion, Scoring
-from autoprune.pruning.cuts import Cut, apply_cuts
+from autoprune.pruning.cuts import Cut, Indices, apply_cuts
 from autoprune.pruning.further import compose, restrict
 from autoprune.pruning.graph import Dependencies
 from autoprune.pruning.healing import Healing
 from autoprune.pruning.isolation import derive
 from autoprune.pruning.recover import Epoch, FitState
-from autoprune.pruning.surgery import Pruned, prune
+from autoprune.pruning.surgery import Pruned, choose, prune
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,19 @@ class Choosing:
     dependencies: Dependencies
     criterion: Criterion
     scoring: Scoring
+
+    def uneven(self, unpruned: nn.Module, widths: Mapping[str, int]) -> dict[str, Indices]:
+        """The units of `UNEVEN_KINDS` that go: chosen on the unpruned network, always.
+
+        Which of them goes decides how fast the network is, and that is measured before it is
+        trained.
+        """
+        couplings = [
+            c
+            for c in self.dependencies.couplings
+            if c.group.kind in UNEVEN_KINDS and widths[c.group.name] < c.group.size
+        ]
+        return choose(unpruned, couplings, widths, criterion=self.criterion, scoring=self.scoring)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ class Rounds:
             criterion=choosing.criterion,
             scoring=replace(choosing.scoring, seed=self._seed(number)),
             dependencies=Dependencies(restrict(choosing.dependencies.couplings, history)),
+            removed=choosing.uneven(self.healing.unpruned, widths),
         )
         further = found.recipe.history
         recipe = replace(pruned.recipe, history=compose(history, further))

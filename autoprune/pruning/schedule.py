@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from autoprune.domain.errors import FaultsError, unknown
-from autoprune.domain.space import Group
+from autoprune.domain.space import UNEVEN_KINDS, Group
 from autoprune.pruning.recover import FitPlan
 
 SHAPES: dict[str, Callable[[float, int, int], float]] = {
@@ -80,8 +80,11 @@ class Schedule:
 
     def widths(self, group: Group, kept: int) -> tuple[int, ...]:
         """The units of a group that end at `kept`, after every round: never more than before,
-        always its size or a multiple of its step, and in the end `kept`.
+        always its size or a multiple of its step, and in the end `kept`. Blocks, branches and
+        connections go in the last round.
         """
+        if group.kind in UNEVEN_KINDS:
+            return (*(group.size,) * (self.rounds - 1), kept)
         found = []
         for number in range(1, self.rounds):
             left = SHAPES[self.shape](number / self.rounds, group.size, kept)

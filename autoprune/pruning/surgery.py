@@ -1,7 +1,7 @@
 """Pruning a network by a spec: choose on the unpruned network, cut a copy, check the result."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,13 @@ def prune(
     criterion: Criterion | None = None,
     scoring: Scoring | None = None,
     dependencies: Dependencies | None = None,
+    removed: Mapping[str, Indices] | None = None,
 ) -> Pruned:
     """Cut a copy of `model` to the widths of `spec`; groups that it leaves out stay whole.
 
     `criterion` is the spec's own by default, `dependencies` are traced when they are not given;
-    the guard of `scoring` is held around the cut, too.
+    the guard of `scoring` is held around the cut, too. The units of groups that `removed` names
+    were chosen before, by `choose`.
     Every score is taken on the unpruned network, so the order of the groups does not matter;
     of equal scores the lower index is cut first. Before it returns, the widths of every layer,
     a forward pass, its output's shape and its finiteness have been checked.
@@ -57,19 +59,31 @@ def prune(
     dependencies, scoring = dependencies or trace(model, example), scoring or Scoring()
     widths = _check_spec(spec, dependencies.groups)
     shrinking = [c for c in dependencies.couplings if widths[c.group.name] < c.group.size]
-    scores: dict[str, torch.Tensor] = {}
-    if shrinking:
-        chosen = criterion or criterion_of(spec.criterion)
-        scores = score(model, shrinking, chosen, scoring)
-    removed = {
-        c.group.name: _lowest(c, scores[c.group.name], widths[c.group.name]) for c in shrinking
-    }
+    criterion = criterion or criterion_of(spec.criterion)
+    known = dict(removed or {})
+    undecided = [c for c in shrinking if c.group.name not in known]
+    known |= choose(model, undecided, widths, criterion=criterion, scoring=scoring)
     with scoring.step_guard():
-        history = cuts_for(shrinking, removed)
+        history = cuts_for(shrinking, known)
         pruned = copy.deepcopy(model)
         apply_cuts(pruned, history)
         _verify(model, pruned, example, history=history)
     return Pruned(pruned, Recipe.of(history, spec, example))
+
+
+def choose(
+    model: nn.Module,
+    couplings: Sequence[Coupling],
+    widths: Mapping[str, int],
+    *,
+    criterion: Criterion,
+    scoring: Scoring,
+) -> dict[str, Indices]:
+    """The units that go so that every group keeps its width: those with the lowest scores."""
+    if not couplings:
+        return {}
+    scores = score(model, couplings, criterion, scoring)
+    return {c.group.name: _lowest(c, scores[c.group.name], widths[c.group.name]) for c in couplings}
 
 
 def _check_spec(spec: PruningSpec, groups: Sequence[Group]) -> dict[str, int]:

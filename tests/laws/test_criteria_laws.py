@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.pruning.checks import UNEVEN
+from autoprune.domain.space import UNEVEN_KINDS
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.criteria import CRITERIA, Scoring, criterion_of, score
 from autoprune.pruning.cuts import width
@@ -66,7 +66,7 @@ def test_units_keep_their_scores_when_they_change_places(name, net, seed):
     found, rng = traced(net), np.random.default_rng(seed)
     # grouped layers allow no other places than within a block: take a group without
     free = [c for c in found.couplings if len(np.unique(c.cell)) == 1 and not _meets_blocks(net, c)]
-    free = [c for c in free if c.group.kind not in UNEVEN]  # a block's place is its own
+    free = [c for c in free if c.group.kind not in UNEVEN_KINDS]  # a block's place is its own
     coupling = free[int(rng.integers(len(free)))]
     order = rng.permutation(coupling.group.size)
     before = scored(net, found, name)
@@ -82,7 +82,7 @@ def test_units_keep_their_scores_when_they_change_places(name, net, seed):
 @given(nets, st.data())
 def test_units_of_zeros_are_the_lowest(name, net, data):
     found = traced(net)
-    layered = [c for c in found.couplings if c.group.kind not in UNEVEN]
+    layered = [c for c in found.couplings if c.group.kind not in UNEVEN_KINDS]
     coupling = data.draw(st.sampled_from(layered))
     gone = np.array(sorted(data.draw(st.sets(st.integers(0, coupling.group.size - 1), min_size=1))))
     _zero(net, coupling, gone)
@@ -111,7 +111,7 @@ def test_the_geometric_median_does_not_feel_a_shift_of_all_filters(net, shift):
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.weight += shift
     before, after = (scored(n, found, "geometric_median") for n in (net, shifted))
-    for group in (g.name for g in found.groups if g.kind not in UNEVEN):  # those go by l1
+    for group in (g.name for g in found.groups if g.kind not in UNEVEN_KINDS):  # those go by l1
         scores = before[group]
         torch.testing.assert_close(after[group], scores, rtol=1e-6, atol=1e-6)
 

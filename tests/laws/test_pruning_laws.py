@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.space import UNEVEN_KINDS, PruningSpec
 from autoprune.pruning.bypass import Bypass
-from autoprune.pruning.checks import UNEVEN
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.criteria import unit_sums
 from autoprune.pruning.cuts import width
@@ -94,7 +93,7 @@ def test_kept_widths_are_as_asked_and_the_baseline_is_untouched(net, data):
 def test_units_that_are_zero_go_without_a_trace(net, data):
     net = net.double()
     found = trace(net, EXAMPLE.double())
-    even = Dependencies(tuple(c for c in found.couplings if c.group.kind not in UNEVEN))
+    even = Dependencies(tuple(c for c in found.couplings if c.group.kind not in UNEVEN_KINDS))
     draw = data.draw(st.composite(some_spec)(even))
     zeroed = {c.group.name: _pick(c, draw.widths[c.group.name]) for c in even.couplings}
     _zero(net, cuts_for(found.couplings, zeroed))
