@@ -15,7 +15,8 @@ from torch import nn
 import autoprune.models
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
-from autoprune.pruning.cuts import Cut, Side, apply_cuts
+from autoprune.pruning.cuts import Cut, Side
+from autoprune.pruning.cutting import apply_cuts
 from autoprune.tasks.protocol import Inputs
 
 VERSION = 1

@@ -8,7 +8,8 @@ from torch import nn
 
 from autoprune.domain.space import UNEVEN_KINDS, PruningSpec
 from autoprune.pruning.criteria import Criterion, Scoring
-from autoprune.pruning.cuts import Cut, Indices, apply_cuts
+from autoprune.pruning.cuts import Cut, Indices
+from autoprune.pruning.cutting import apply_cuts
 from autoprune.pruning.further import compose, restrict
 from autoprune.pruning.graph import Dependencies
 from autoprune.pruning.healing import Healing

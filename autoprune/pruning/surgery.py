@@ -14,7 +14,8 @@ from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.bypass import Reading
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.criteria import Criterion, Scoring, criterion_of, score
-from autoprune.pruning.cuts import Cut, Indices, apply_cuts, width
+from autoprune.pruning.cuts import Cut, Indices, width
+from autoprune.pruning.cutting import apply_cuts
 from autoprune.pruning.graph import Dependencies, GraphError, trace
 from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.recipe import Recipe

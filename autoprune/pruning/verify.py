@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.domain.errors import first_line
 from autoprune.pruning.coupling import Coupling, cuts_for
-from autoprune.pruning.cuts import Indices, apply_cuts, silence_inputs
+from autoprune.pruning.cuts import Indices
+from autoprune.pruning.cutting import apply_cuts, silence_inputs
 from autoprune.pruning.isolation import own_rng
 from autoprune.tasks.protocol import (
     Inputs,

@@ -16,7 +16,8 @@ from torch import nn
 from autoprune.domain.space import UNEVEN_KINDS, Group, PruningSpec
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.criteria import Scoring, criterion_of
-from autoprune.pruning.cuts import Cut, Indices, apply_cuts
+from autoprune.pruning.cuts import Cut, Indices
+from autoprune.pruning.cutting import apply_cuts
 from autoprune.pruning.further import compose, restrict
 from autoprune.pruning.graph import trace
 from autoprune.pruning.healing import Healing, Recovery

@@ -8,7 +8,8 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.coupling import Coupling
-from autoprune.pruning.cuts import Cut, apply_cuts, width
+from autoprune.pruning.cuts import Cut, width
+from autoprune.pruning.cutting import apply_cuts
 from autoprune.pruning.graph import Dependencies, GraphError, trace
 from autoprune.pruning.surgery import prune
 from tests.pruning_tasks import Blobs, small_net
