@@ -8,6 +8,7 @@ from torch import nn
 
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
+from autoprune.domain.space import FP32
 from autoprune.measurement.runtimes import Runtime
 from autoprune.orchestration.request import FIRST
 from autoprune.pruning.criteria import Criterion
@@ -37,6 +38,8 @@ class Options(TypedDict, total=False):
     min_kept: float
     step: int | None
     exclude: Sequence[str]
+    precisions: Sequence[str]
+    calibration_batches: int
     objectives: Sequence[str]
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
@@ -53,6 +56,7 @@ class Options(TypedDict, total=False):
     storage: str | Path | None
     tracking: str | None
     optuna: bool
+    export: Sequence[str]
     output: str | Path
     name: str
     resume: str | None
@@ -65,6 +69,8 @@ DEFAULTS: Options = {
     "min_kept": 0.1,
     "step": None,
     "exclude": (),
+    "precisions": (FP32,),
+    "calibration_batches": 8,
     "objectives": ("main", "speedup"),
     "constraints": (),
     "uniform_first": FIRST,
@@ -81,6 +87,7 @@ DEFAULTS: Options = {
     "storage": None,
     "tracking": "default",
     "optuna": True,
+    "export": (),
     "output": "outputs",
     "name": "search",
     "resume": None,
@@ -103,6 +110,8 @@ RULES: dict[str, Rule] = {
     "min_kept": (number, "a share between 0 and 1"),
     "step": (or_none(whole), "a whole number, or None"),
     "exclude": (all_of(a(str)), "a list of patterns"),
+    "precisions": (all_of(a(str)), 'a list of precisions, such as ["fp32", "int8"]'),
+    "calibration_batches": (lambda value: whole(value) and value >= 1, "a whole number, 1 or more"),
     "objectives": (all_of(a(str)), "a list of metrics"),
     "constraints": (all_of(a(Constraint)), "a list of Constraint"),
     "uniform_first": (all_of(number), "a list of kept ratios"),
@@ -122,6 +131,7 @@ RULES: dict[str, Rule] = {
     "storage": (or_none(a((str, Path))), "a path, a URL, or None"),
     "tracking": (or_none(a(str)), "an MLflow URI, or None"),
     "optuna": TRUTH,
+    "export": (all_of(a(str)), 'a list of formats, such as ["onnx"]'),
     "output": PLACE,
     "name": TEXT,
     "resume": (or_none(a(str)), "the id of a sweep, or None"),
