@@ -47,8 +47,8 @@ def ready(runtime: Runtime, model: nn.Module, example: Inputs) -> Ready:
 
     A network in 8 bits is held against its own outputs. Raises what `runtime.prepare` raises,
     TrialError (cause runtime) where outputs differ by more than the runtime's tolerance or the
-    runtime does not take the network's precision, TrialError (cause out of memory) where the batch does not fit, and
-    AutopruneError for more threads than the process has cores.
+    runtime does not take the network's precision, TrialError (cause out of memory) where the batch
+    does not fit, and AutopruneError for more threads than the process has cores.
     """
     _check_cores(runtime)
     if isinstance(model, Int8Network) and INT8 not in precisions_of(runtime):

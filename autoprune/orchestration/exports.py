@@ -78,9 +78,9 @@ def export_network(network: nn.Module, task: Task, folder: Path) -> Exported:
         off = _difference(str(draft), model, _samples(model, task))
         if not off <= TOLERANCES[FP32]:
             raise ExportError(
-                f"the ONNX program of {folder} differs from the network by {off:.2g} of the largest "
-                f"output; at most {TOLERANCES[FP32]:g} is allowed: its forward must not depend on "
-                "the batch size or on chance"
+                f"the ONNX program of {folder} differs from the network by {off:.2g} of the "
+                f"largest output; at most {TOLERANCES[FP32]:g} is allowed: its forward must not "
+                "depend on the batch size or on chance"
             )
         for file in Path(place).iterdir():  # weights beyond 2 GB are a file of their own
             file.replace(folder / file.name)

@@ -39,9 +39,9 @@ class Forecast:
     `baseline_s` is 0 where nothing is to be trained, `profile_s` where no profile is wanted (what
     an earlier one measured counts as if measured anew); `sweep_s` is None without a bound on trials
     or time. On a ladder a trial gets the mean number of epochs, and each of several recoveries and
-    precisions has as many trials. Pruned networks are taken to be as slow as the unpruned one, and slots not to
-    slow each other: the first makes it too long, the second too short. Starting workers is left
-    out.
+    precisions has as many trials. Pruned networks are taken to be as slow as the unpruned one, and
+    slots not to slow each other: the first makes it too long, the second too short. Starting
+    workers is left out.
     """
 
     baseline_s: float

@@ -11,7 +11,7 @@ from typing import Any
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.measurement.runtimes.onnx_programs import require_extra
-from autoprune.orchestration.untrusted import UntrustedError, memory, read_bytes
+from autoprune.orchestration.untrusted import UntrustedError, check_file, memory, read_bytes
 
 ONNX_FILE = "model.onnx"
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -30,7 +30,7 @@ def read_onnx(path: Path) -> bytes:
     require_extra()
     onnx = importlib.import_module("onnx")
     try:
-        program = read_bytes(path, most=memory())
+        program = read_bytes(path, most=check_file(path, most=memory()))
         model = onnx.load_model_from_string(program)
     except OSError:
         raise AutopruneError(

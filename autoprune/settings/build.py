@@ -10,10 +10,10 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, first_line, shown
 from autoprune.measurement.meter import calibrated
 from autoprune.orchestration.executors.bench import check_where, placed
+from autoprune.orchestration.exports import check_formats
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
-from autoprune.orchestration.exports import check_formats
 from autoprune.orchestration.planning import rehearse_goal
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
 from autoprune.orchestration.tracking.connection import recalled

@@ -43,9 +43,7 @@ def require_extra() -> None:
             ) from error
 
 
-def export_onnx(
-    model: nn.Module, example: Inputs, path: Path, *, free_batch: bool = False
-) -> None:
+def export_onnx(model: nn.Module, example: Inputs, path: Path, *, free_batch: bool = False) -> None:
     """Write the program of a network in evaluation mode, on the CPU, for the example's shapes.
 
     With `free_batch` the first axis of every input may have any size. Raises TrialError (cause
@@ -67,7 +65,9 @@ def export_onnx(
             program.save(path)
     except torch.onnx.OnnxExporterError as error:
         how = " with the batch free" if free_batch else ""
-        remedy = "let forward take batches of any size" if free_batch else "choose the runtime eager"
+        remedy = (
+            "let forward take batches of any size" if free_batch else "choose the runtime eager"
+        )
         raise TrialError(
             Cause.RUNTIME,
             f"the network cannot be exported to ONNX{how}: {_reason(error)}; {remedy}",

@@ -1,9 +1,9 @@
 """A pruned network as a model in MLflow, served where autoprune is not installed.
 
 The model is the exported program (``pt2``), which needs torch and mlflow only and holds no
-pickle; that of a network in int8 is its program of ONNX, which needs onnxruntime in their place
-and answers with its outputs by name. It is an MLflow 3 logged model: an output of the trial's run, so that the run's page and
-the experiment's *Models* tab show it together with its metrics.
+pickle; that of a network in int8 is its program of ONNX, which needs onnxruntime in torch's place
+and answers with its outputs by name. It is an MLflow 3 logged model: an output of the trial's run,
+so that the run's page and the experiment's *Models* tab show it together with its metrics.
 """
 
 import copy
@@ -231,9 +231,7 @@ def _save(served: OneTensor, path: Path, inputs: NDArray[Any]) -> None:
     )
 
 
-def _save_onnx(
-    served: OneTensor, network: Int8Network, path: Path, inputs: NDArray[Any]
-) -> None:
+def _save_onnx(served: OneTensor, network: Int8Network, path: Path, inputs: NDArray[Any]) -> None:
     """The same of a network in int8."""
     onnx = importlib.import_module("onnx")
     program = onnx.load_model_from_string(network.program)
