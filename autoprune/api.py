@@ -21,6 +21,7 @@ from autoprune.orchestration.executors.bench import placed
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
+from autoprune.orchestration.exports import check_formats
 from autoprune.orchestration.folders import find_sweep
 from autoprune.orchestration.front import Front, Member
 from autoprune.orchestration.launch import Launched, Listeners, Tracking, launch
@@ -48,7 +49,7 @@ from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
 from autoprune.settings.given import RUNTIMES, Given, given_meters, given_pair, runtime_named
 from autoprune.settings.options import DEFAULTS, RULES, Options
-from autoprune.settings.parts import named_recovery
+from autoprune.settings.parts import named_recovery, precisions_in
 from autoprune.tasks.protocol import Inputs, Task
 
 __all__ = [
@@ -93,6 +94,8 @@ def search(
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are, and those
       that are not of `kinds` (``("channels", "neurons", "heads")``; ``"blocks"`` is depth).
+    - `precisions` (``("fp32",)``): with ``("fp32", "int8")`` the search chooses which networks are
+      quantised, on ``runtime="onnxruntime"``; `calibration_batches` (8) of train are looked at.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),
       and `uniform_first`: equal ratios that are tried before the searcher proposes.
     - `ladder` (None): an `autoprune.Ladder` on whose rungs trials pause while better ones go on;
@@ -106,7 +109,8 @@ def search(
     - `storage` (None): where trials save what they go on from, a path or a URL of fsspec's
       (``"s3://bucket/sweeps"``); without one it is `output`, which all nodes of a cluster must see.
     - `tracking`: an MLflow URI (sqlite in `output`); None for no MLflow.
-    - `optuna`: keep a study in the sweep's folder, for optuna-dashboard (True).
+    - `optuna`: keep a study in the sweep's folder, for optuna-dashboard (True). `export`:
+      ``("onnx",)`` writes the front's networks as ONNX, too, beside their weights.
     - `resume`: the id of a sweep in `output`, or ``"latest"``, to go on with; model, task,
       searcher and options must be those it began with.
     - `output` (``"outputs"``), `name` of the sweep, and `seed`.
@@ -118,6 +122,7 @@ def search(
     check_arguments(
         {"model": model, "task": task, "trials": trials, "minutes": minutes, **chosen}, RULES
     )
+    check_formats("export", chosen["export"])
     factory = searcher_named(searcher) if isinstance(searcher, str) else searcher
     budget = Budget(trials=trials, wall_s=None if minutes is None else 60 * minutes)
     request = _request(model, task, chosen, factory=factory, budget=budget)
@@ -128,7 +133,7 @@ def search(
     console = stdout()
     launched = launch(
         request,
-        Tracking(uri, optuna=chosen["optuna"]),
+        Tracking(uri, optuna=chosen["optuna"], export=tuple(chosen["export"])),
         folder=None if resumed is None else find_sweep(request.output, resumed),
         listeners=Listeners(watchers=(live_watcher(console),)),
     )
@@ -225,6 +230,8 @@ def _request(
             kinds=chosen["kinds"],
         ),
         goal=GoalRequest(chosen["objectives"], chosen["constraints"]),
+        precisions=precisions_in(chosen["precisions"], meter.runtime),
+        calibration_batches=chosen["calibration_batches"],
         criteria={criterion.name: criterion},
         recoveries=named_recovery(chosen["recovery"]),
         gate=gate,
@@ -258,6 +265,8 @@ def _show_end(console: Console, launched: Launched) -> None:
         show_summary(console, result.view)
     else:
         show_front(console, result.view)
+    for line in launched.exported:
+        console.print(f"exported  {line}", highlight=False, markup=False, soft_wrap=True)
     for line in launched.warnings:
         console.print(f"warning   {line}", highlight=False, markup=False, soft_wrap=True)
     if not result.complete:

@@ -5,7 +5,7 @@ import math
 from hypothesis import strategies as st
 
 from autoprune.domain.objective import Constraint, Direction, Goal, Objective
-from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
+from autoprune.domain.space import PRECISIONS, Axis, Group, PruningSpec, SearchSpace
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Speedup, Stage, Trial
 
 names = st.text(min_size=1, max_size=12)
@@ -30,6 +30,9 @@ def spaces(draw: st.DrawFn, max_axes: int = 5) -> SearchSpace:
         tuple(draw(axes(name)) for name in unique),
         criteria=tuple(draw(st.lists(names, min_size=1, max_size=3, unique=True))),
         recoveries=tuple(draw(st.lists(names, min_size=1, max_size=3, unique=True))),
+        precisions=tuple(
+            draw(st.lists(st.sampled_from(PRECISIONS), min_size=1, max_size=2, unique=True))
+        ),
     )
 
 
@@ -44,6 +47,7 @@ specs = st.builds(
     st.dictionaries(names, st.integers(1, 4096), min_size=1, max_size=6),
     criterion=names,
     recovery=names,
+    precision=st.sampled_from(PRECISIONS),
 )
 trials = st.builds(Trial, st.integers(0, 10**6), specs, st.integers(0, 2**32 - 1))
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from autoprune.domain.latency import LatencyModel, Timing
 from autoprune.domain.objective import Goal
+from autoprune.domain.space import FP32
 from autoprune.domain.trial import Measurement, Observation
 from autoprune_agents.outcomes import Outcomes
 from autoprune_agents.replay import HindsightBuffer
@@ -94,6 +95,8 @@ def _timing(observation: Observation) -> Timing | None:
     outcome, widths = observation.outcome, observation.trial.spec.widths
     if not isinstance(outcome, Measurement) or "speedup" not in outcome.metrics:
         return None
+    if observation.trial.spec.precision != FP32:
+        return None  # not the widths' doing alone
     if outcome.speedup is not None:
         return Timing.of(widths, outcome.speedup)
     return Timing(widths, 1.0 / outcome.metrics["speedup"])

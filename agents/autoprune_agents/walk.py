@@ -18,7 +18,7 @@ from autoprune.domain.space import Axis, PruningSpec, SearchSpace
 Features = NDArray[np.float32]
 
 CHOICE = "choice"
-"""The kind of the steps that pick a criterion or a recovery."""
+"""The kind of the steps that pick a criterion, a recovery or a precision."""
 
 
 @dataclass(frozen=True)

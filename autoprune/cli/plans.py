@@ -45,6 +45,7 @@ def _costs(request: SweepRequest, found: Plan) -> list[str]:
         f"budget      {trials} trials, {request.executor.slots} at a time, up to {epochs} epochs "
         f"each{_climb(request)}",
         *(f"recovery    {name}: {recovery}" for name, recovery in request.recoveries.items()),
+        *([f"precisions  {', '.join(request.precisions)}"] if len(request.precisions) > 1 else []),
         *(f"warning     {warning}" for warning in found.warnings),
     ]
 

@@ -4,8 +4,9 @@ from mlflow import MlflowClient
 
 from autoprune.cli.again import config_of, request_of, uri_of
 from autoprune.cli.call import DONE, PROOF_FAILED, Call
+from autoprune.orchestration.exports import check_formats
 from autoprune.orchestration.promotion import registry
-from autoprune.orchestration.promotion.promote import FinishedSweep, RefusedError
+from autoprune.orchestration.promotion.promote import FinishedSweep, RefusedError, exported
 from autoprune.orchestration.promotion.promote import promote as promote_member
 from autoprune.orchestration.promotion.selection import Selection, choose
 from autoprune.orchestration.tracking.connection import answering, check_existing
@@ -16,6 +17,7 @@ def promote(call: Call) -> int:
     """Choose a member of the front, prove it in a fresh process, and register it."""
     (folder, record), select, bounds = call.sweep(), call.config["select"], call.config["gate"]
     config, view = config_of(folder, record), view_of(record)
+    check_formats("export", call.config["export"])
     allowed = select["max_accuracy_drop"]
     member = choose(view, Selection(allowed, select["min_speedup"], select["trial"]))
     uri = uri_of(folder, record) if config["tracking"]["enabled"] else None
@@ -34,6 +36,8 @@ def promote(call: Call) -> int:
     except RefusedError as error:
         call.say(str(error))
         return PROOF_FAILED
+    if call.config["export"]:
+        call.say(f"exported  {exported(sweep, member)}")
     return DONE
 
 

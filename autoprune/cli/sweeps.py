@@ -95,6 +95,7 @@ def _show_end(call: Call, launched: Launched) -> int:
     if study.exists() and find_spec("optuna_dashboard") is not None:
         following.append(f"optuna-dashboard {shlex.quote(str(study))}")
     call.say(
+        *(f"exported  {line}" for line in launched.exported),
         *(f"warning   {line}" for line in launched.warnings),
         "",
         f"Results are in {result.folder}. Next:",

@@ -144,7 +144,12 @@ class Path:
             axis.group.name: axis.widths[-1 - int(count)]
             for axis, count in zip(self.space.axes, taken, strict=True)
         }
-        return PruningSpec.of(widths, criterion=self.criterion, recovery=self.space.recoveries[0])
+        return PruningSpec.of(
+            widths,
+            criterion=self.criterion,
+            recovery=self.space.recoveries[0],
+            precision=self.space.precisions[0],
+        )
 
     @cached_property
     def shares(self) -> tuple[float, ...]:

@@ -38,6 +38,10 @@ ALIGNED = ("channels", "neurons")
 UNEVEN_KINDS = ("blocks", "branches", "connections")
 """The kinds of which a unit may own more of a layer than another."""
 
+FP32, INT8 = "fp32", "int8"
+PRECISIONS = (FP32, INT8)
+"""What a network may be deployed in: as it is, or with weights and activations in 8 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -107,16 +111,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class PruningSpec:
-    """What one trial cuts and how it heals.
+    """What one trial cuts, how it heals, and in which precision it is deployed.
 
     `kept` pairs every group's name with the number of units it keeps, sorted by name;
-    `criterion` names the importance score that picks the units and `recovery` the recipe that
-    heals the network afterwards.
+    `criterion` names the importance score that picks the units, `recovery` the recipe that
+    heals the network afterwards, and `precision` one of `PRECISIONS`.
     """
 
     kept: tuple[tuple[str, int], ...]
     criterion: str = "l1"
     recovery: str = "finetune"
+    precision: str = FP32
 
     def __post_init__(self) -> None:
         try:
@@ -133,10 +138,15 @@ class PruningSpec:
 
     @classmethod
     def of(
-        cls, widths: Mapping[str, int], *, criterion: str = "l1", recovery: str = "finetune"
+        cls,
+        widths: Mapping[str, int],
+        *,
+        criterion: str = "l1",
+        recovery: str = "finetune",
+        precision: str = FP32,
     ) -> Self:
         """Build a spec from kept units by group name, in any order."""
-        return cls(tuple(sorted(widths.items())), criterion=criterion, recovery=recovery)
+        return cls(tuple(sorted(widths.items())), criterion, recovery, precision)
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -150,28 +160,44 @@ class PruningSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` is the inverse."""
-        return {"kept": self.widths, "criterion": self.criterion, "recovery": self.recovery}
+        """Plain JSON types; `from_json` is the inverse.
+
+        fp32 is not written down: digests and journals from before there was a choice stay valid.
+        """
+        chosen = {} if self.precision == FP32 else {"precision": self.precision}
+        return {
+            "kept": self.widths,
+            "criterion": self.criterion,
+            "recovery": self.recovery,
+            **chosen,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild a spec from `to_json`."""
         kept = {str(name): int(width) for name, width in data["kept"].items()}
-        return cls.of(kept, criterion=str(data["criterion"]), recovery=str(data["recovery"]))
+        return cls.of(
+            kept,
+            criterion=str(data["criterion"]),
+            recovery=str(data["recovery"]),
+            precision=str(data.get("precision", FP32)),
+        )
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The groups that may shrink and how far, with the criteria and recoveries to choose from.
+    """The groups that may shrink and how far, with the criteria, recoveries and precisions to
+    choose from.
 
-    The encoding has one dimension an axis, in order, and one more for the criteria and for the
-    recoveries where there is a choice. Each is in [0, 1]; an axis counts its legal widths, not
-    its units, so that equal steps are equally many choices apart.
+    The encoding has one dimension an axis, in order, and one more for the criteria, for the
+    recoveries and for the precisions where there is a choice. Each is in [0, 1]; an axis counts
+    its legal widths, not its units, so that equal steps are equally many choices apart.
     """
 
     axes: tuple[Axis, ...]
     criteria: tuple[str, ...] = ("l1",)
     recoveries: tuple[str, ...] = ("finetune",)
+    precisions: tuple[str, ...] = (FP32,)
 
     def __post_init__(self) -> None:
         if not self.axes:
@@ -179,8 +205,8 @@ class SearchSpace:
         names = [axis.group.name for axis in self.axes]
         if len(set(names)) < len(names):
             raise AutopruneError(f"group names must be unique, got {sorted(names)}")
-        if not self.criteria or not self.recoveries:
-            raise AutopruneError("name at least one criterion and one recovery")
+        if not all(self.choices.values()):
+            raise AutopruneError("name at least one criterion, one recovery and one precision")
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -188,23 +214,31 @@ class SearchSpace:
         return tuple(axis.group for axis in self.axes)
 
     @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """What there is to choose from besides widths, by the name that a spec has for it."""
+        return {
+            "criterion": self.criteria,
+            "recovery": self.recoveries,
+            "precision": self.precisions,
+        }
+
+    @property
     def size(self) -> int:
         """How many different specs there are."""
         counts = [len(axis.widths) for axis in self.axes]
-        return math.prod([*counts, len(self.criteria), len(self.recoveries)])
+        return math.prod([*counts, *map(len, self.choices.values())])
 
     @cached_property
     def options(self) -> tuple[tuple[Any, ...], ...]:
         """The legal values of every encoded dimension, in order: d tuples."""
-        choices = [c for c in (self.criteria, self.recoveries) if len(c) > 1]
+        choices = [choice for choice in self.choices.values() if len(choice) > 1]
         return (*(axis.widths for axis in self.axes), *choices)
 
     def encode(self, spec: PruningSpec) -> NDArray[np.float64]:
         """The spec as a point of [0, 1]^d. Raises AutopruneError where it is not of this space."""
         self.check(spec)
         values: list[Any] = [spec.widths[axis.group.name] for axis in self.axes]
-        values += [spec.criterion] if len(self.criteria) > 1 else []
-        values += [spec.recovery] if len(self.recoveries) > 1 else []
+        values += [getattr(spec, name) for name, of in self.choices.items() if len(of) > 1]
         return np.array(
             [
                 options.index(value) / (len(options) - 1) if len(options) > 1 else 0.0
@@ -230,10 +264,9 @@ class SearchSpace:
         """The spec at one index into each of `options`: d integers."""
         values = [options[i] for options, i in zip(self.options, indices, strict=True)]
         widths = {axis.group.name: int(values[i]) for i, axis in enumerate(self.axes)}
-        rest = values[len(self.axes) :]
-        criterion = rest.pop(0) if len(self.criteria) > 1 else self.criteria[0]
-        recovery = rest.pop(0) if len(self.recoveries) > 1 else self.recoveries[0]
-        return PruningSpec.of(widths, criterion=criterion, recovery=recovery)
+        rest = iter(values[len(self.axes) :])
+        chosen = {n: str(next(rest)) if len(of) > 1 else of[0] for n, of in self.choices.items()}
+        return PruningSpec.of(widths, **chosen)
 
     def indices(self, spec: PruningSpec) -> tuple[int, ...]:
         """The inverse of `at`."""
@@ -251,7 +284,7 @@ class SearchSpace:
         # in floats, groups whose widths change at one ratio would not all change at once
         exact = Fraction(ratio).limit_denominator(10**9)
         widths = {a.group.name: a.nearest(exact * a.group.size) for a in self.axes}
-        return PruningSpec.of(widths, criterion=self.criteria[0], recovery=self.recoveries[0])
+        return PruningSpec.of(widths, **{name: of[0] for name, of in self.choices.items()})
 
     def is_uniform(self, spec: PruningSpec) -> bool:
         """Whether one ratio for every group gives the widths of `spec`, a spec of this space."""
@@ -267,6 +300,7 @@ class SearchSpace:
             ],
             "criteria": list(self.criteria),
             "recoveries": list(self.recoveries),
+            **({} if self.precisions == (FP32,) else {"precisions": list(self.precisions)}),
         }
 
     @classmethod
@@ -277,7 +311,8 @@ class SearchSpace:
             facts = axis["group"]
             group = Group(**{**facts, "layers": tuple(facts["layers"])})
             axes.append(Axis(group, int(axis["low"]), int(axis["high"])))
-        return cls(tuple(axes), tuple(data["criteria"]), tuple(data["recoveries"]))
+        precisions = tuple(data.get("precisions", (FP32,)))
+        return cls(tuple(axes), tuple(data["criteria"]), tuple(data["recoveries"]), precisions)
 
     def check(self, spec: PruningSpec) -> None:
         """Raise AutopruneError unless `spec` belongs to this space."""
@@ -292,10 +327,9 @@ class SearchSpace:
                     f"group {axis.group.name!r} keeps {kept} of {axis.group.size} units; choose "
                     f"between {axis.widths[0]} and {axis.widths[-1]} in steps of {axis.group.step}"
                 )
-        if spec.criterion not in self.criteria:
-            raise AutopruneError(f"criterion {spec.criterion!r} is not one of {self.criteria}")
-        if spec.recovery not in self.recoveries:
-            raise AutopruneError(f"recovery {spec.recovery!r} is not one of {self.recoveries}")
+        for name, choice in self.choices.items():
+            if getattr(spec, name) not in choice:
+                raise AutopruneError(f"{name} {getattr(spec, name)!r} is not one of {choice}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class TrialContext:
     `recoveries` and `criteria` are looked up by the names in a spec. `step_guard` surrounds every
     step of work that would disturb a measurement on the same node. `rungs` are the epochs of
     recovery after which a trial may have to pause. `early` is the baseline early in its training,
-    on the CPU, where a recovery rewinds to it.
+    on the CPU, where a recovery rewinds to it. Networks in int8 are calibrated on
+    `calibration_batches` of train.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class TrialContext:
     threads: int = 1
     rungs: Sequence[int] = ()
     early: nn.Module | None = None
+    calibration_batches: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Snapshot:
     `state_dict` and `fit` refer to live tensors: write them before taking the next step. `fit` is
     None where no epoch was trained. Where a trial may pause, or is `done`, `outputs` holds what
     the network, on the CPU, makes of the task's example input: whoever rebuilds it can tell that
-    it is the same.
+    it is the same. Of a trial in int8 that is the quantised network, and `program` its file.
     """
 
     recipe: Recipe
@@ -81,13 +83,15 @@ class Snapshot:
     done: bool = False
     fit: FitState | None = None
     outputs: tuple[torch.Tensor, ...] = ()
+    program: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a step found: its stage, the epoch of recovery (0 elsewhere), and those metrics that
     are new since the step before. On a rung of the ladder `worth` is what the trial has come to
-    if it pauses there.
+    if it pauses there. Of a trial in int8 the task's metrics are those of the quantised network
+    where they count: before recovery, on a rung and at the end; in between, of what is trained.
     """
 
     stage: Stage

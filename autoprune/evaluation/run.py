@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.objective import SIZE_METRICS
+from autoprune.domain.space import FP32
 from autoprune.domain.trial import (
     Cause,
     Failure,
@@ -30,6 +31,8 @@ from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import speed_metrics
 from autoprune.measurement.prepared import out_of_memory
+from autoprune.measurement.quantise import quantise
+from autoprune.measurement.runtimes.int8_network import Int8Network
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import Scoring
@@ -105,6 +108,8 @@ class _Run:
         self.news: dict[str, float] = {}
         self.seconds: dict[str, float] = dict(resume.seconds) if resume else {}
         self.carried = sum(self.seconds.values())
+        program = None if resume is None else resume.program
+        self.int8 = None if program is None else Int8Network(program)
 
     @property
     def _recovery(self) -> Recovery:
@@ -162,7 +167,7 @@ class _Run:
         cut = yield from self._recover(cut)
         with self._timed(Stage.EVALUATE):
             if self._epochs:  # otherwise the proxy is what the network is worth
-                self._learn(self._evaluate(cut.model))
+                self._learn(self._evaluate(self._deployed(cut.model)))
             done = replace(self._snapshot(cut, epoch=self._epochs, outputs=True), done=True)
         yield self._progress(Stage.EVALUATE, done)
         return self._measurement(cut.speedup)
@@ -180,19 +185,24 @@ class _Run:
                 dependencies=choosing.dependencies,
             )
             recipe = replace(pruned.recipe, model=context.model_config)
-            with self._guard():
-                self._learn(costs(pruned.model, example))
+            if self.trial.spec.precision == FP32:  # else what it takes is known once quantised
+                with self._guard():
+                    self._learn(costs(pruned.model, example))
         yield self._progress(Stage.PRUNE)
         model = pruned.model.to(context.device)
         with self._timed(Stage.RECALIBRATE):
             self._healing(recipe).at_once(model)
         yield self._progress(Stage.RECALIBRATE)
         with self._timed(Stage.MEASURE):
-            speedup = context.meter.measure(model, context.model, example)
+            deployed = self._deployed(model)
+            if self.int8 is not None:
+                with self._guard():
+                    self._learn(costs(self.int8, example))
+            speedup = context.meter.measure(deployed, context.model, example)
             self._learn(speed_metrics(speedup, context.baseline_ms))
         yield self._progress(Stage.MEASURE)
         with self._timed(Stage.PROXY):
-            proxy = self._evaluate(model)
+            proxy = self._evaluate(deployed)
             self._learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
         return _Cut(model, recipe, speedup)
 
@@ -217,7 +227,8 @@ class _Run:
                 cut = _Cut(pruned.model, pruned.recipe, cut.speedup)
                 self._learn({"train_loss": epoch.loss})
                 if epoch.number < self._epochs:
-                    self._learn(self._evaluate(cut.model))
+                    counts = self._rung(epoch.number) is not None
+                    self._learn(self._evaluate(self._deployed(cut.model) if counts else cut.model))
             yield self._reached(Stage.RECOVER, cut, epoch=epoch.number, fit_state=epoch.state)
 
     def _rung(self, epoch: int) -> int | None:
@@ -243,6 +254,15 @@ class _Run:
         self.metrics |= found
         self.news |= found
 
+    def _deployed(self, model: nn.Module) -> nn.Module:
+        """What the trial is about: the network as it is now, in the precision of the spec."""
+        if self.trial.spec.precision == FP32:
+            return model
+        batches = self.context.calibration_batches
+        with self._guard():
+            self.int8 = quantise(model, self.context.task, batches=batches, seed=self.trial.seed)
+        return self.int8
+
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         return evaluate(model, self.context.task, "val", step_guard=self._guard)
 
@@ -265,9 +285,12 @@ class _Run:
         outputs: bool = False,
     ) -> Snapshot:
         found: tuple[torch.Tensor, ...] = ()
+        program = None
         if outputs:
+            network = cut.model if self.int8 is None else self.int8
             with self._guard():
-                found = example_outputs(portable(cut.model), self.context.task)
+                found = example_outputs(portable(network), self.context.task)
+            program = None if self.int8 is None else self.int8.program
         return Snapshot(
             cut.recipe,
             cut.model.state_dict(),
@@ -277,6 +300,7 @@ class _Run:
             epoch=epoch,
             fit=fit_state,
             outputs=found,
+            program=program,
         )
 
     def _progress(

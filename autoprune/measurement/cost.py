@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune.measurement.runtimes.int8_network import Int8Network
 from autoprune.measurement.runtimes.protocol import frozen_copy
 from autoprune.tasks.protocol import Inputs, every_module, forward
 
@@ -29,7 +30,13 @@ def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
     most intermediate results that are alive at one moment, in the same unit; what a kernel
     allocates inside itself is not seen. The same model and shapes always give the same numbers.
     The model is left as it was.
+
+    Of a network in 8 bits arithmetic and parameters are those of its origin, bytes of weights its
+    own, and intermediate results counted in full: what a runtime keeps of them in 8 bits is its
+    own affair.
     """
+    if isinstance(model, Int8Network):
+        return _int8_costs(model, example)
     model = frozen_copy(model)
     weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     # no_grad, not inference_mode: under the latter composite operators reach the dispatch modes
@@ -48,6 +55,13 @@ def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
         "size_mb": _stored_bytes(model.state_dict()) / MEGABYTE,
         "peak_memory_mb": (_stored_bytes(weights) + live.peak) / MEGABYTE,
     }
+
+
+def _int8_costs(model: Int8Network, example: Inputs) -> dict[str, float]:
+    assert model.origin is not None, "a program alone does not tell its arithmetic"
+    found, size_mb = costs(model.origin, example), model.weight_bytes / MEGABYTE
+    others_mb = found["peak_memory_mb"] - found["size_mb"]
+    return found | {"size_mb": size_mb, "peak_memory_mb": others_mb + size_mb}
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:

@@ -11,14 +11,17 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.space import INT8
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.device import usable_cores
 from autoprune.measurement.difference import relative_difference
+from autoprune.measurement.runtimes.int8_network import Int8Network
 from autoprune.measurement.runtimes.protocol import (
     TOLERANCES,
     Inference,
     Runtime,
     frozen_copy,
+    precisions_of,
     torch_threads,
 )
 from autoprune.tasks.protocol import Inputs, forward, map_inputs, tensors_of
@@ -42,11 +45,18 @@ class Ready:
 def ready(runtime: Runtime, model: nn.Module, example: Inputs) -> Ready:
     """A network ready to be timed, once it is known to compute what eager PyTorch computes.
 
-    Raises what `runtime.prepare` raises, TrialError (cause runtime) where outputs differ by more
-    than the runtime's tolerance, TrialError (cause out of memory) where the batch does not fit, and
-    AutopruneError for more threads than the process has cores.
+    A network in 8 bits is held against its own outputs. Raises what `runtime.prepare` raises,
+    TrialError (cause runtime) where outputs differ by more than the runtime's tolerance or the
+    runtime does not take the network's precision, TrialError (cause out of memory) where the batch
+    does not fit, and AutopruneError for more threads than the process has cores.
     """
     _check_cores(runtime)
+    if isinstance(model, Int8Network) and INT8 not in precisions_of(runtime):
+        raise TrialError(
+            Cause.RUNTIME,
+            f"the network is in int8, and runtime {runtime.name!r} takes networks in fp32 only; "
+            "choose onnxruntime, or the network's `origin`, which is in fp32",
+        )
     with fitting(len(tensors_of(example)[0])):
         # copies, for a network may write into what it is given
         infer = runtime.prepare(model, _copied(example))

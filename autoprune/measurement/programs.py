@@ -1,4 +1,7 @@
-"""Networks as exported programs: how they travel to the machine that measures them."""
+"""Networks as exported programs: how they travel to the machine that measures them.
+
+Those in 8 bits are programs already, of ONNX.
+"""
 
 import io
 import warnings
@@ -8,8 +11,12 @@ from torch import nn
 
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.difference import relative_difference
+from autoprune.measurement.runtimes.int8_network import Int8Network
 from autoprune.measurement.runtimes.protocol import TOLERANCES, exported, frozen_copy
 from autoprune.tasks.protocol import Inputs, forward, move
+
+_ARCHIVE = b"PK"
+"""How the zip files of torch.export begin; those of ONNX begin with a field's number."""
 
 
 def runnable(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
@@ -28,6 +35,8 @@ def pack(model: nn.Module, example: Inputs) -> bytes:
     The archive holds graph and weights, no code and no pickle. Raises TrialError (cause runtime)
     for a network that torch.export cannot follow, or whose program computes something else.
     """
+    if isinstance(model, Int8Network):
+        return model.program
     model, example = frozen_copy(model), move(example, "cpu")
     with torch.no_grad():
         program = exported(model, example)
@@ -46,6 +55,8 @@ def pack(model: nn.Module, example: Inputs) -> bytes:
 
 def unpack(data: bytes) -> nn.Module:
     """The network that `pack` made bytes of."""
+    if not data.startswith(_ARCHIVE):
+        return Int8Network(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.13 warns of its own deprecated tree types
         return runnable(torch.export.load(io.BytesIO(data)))

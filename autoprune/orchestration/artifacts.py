@@ -1,5 +1,8 @@
 """Folders that hold a network without pickle: a recipe (JSON) and a safetensors state dict.
 
+That of a network in int8 holds its program, too, ``model.onnx``: that is the network, and the
+state dict is the one in fp32 that it was quantised from.
+
 A trial's folder holds at most two of them: ``model`` is what it is worth, at its end or where it
 pauses, and ``epoch-0003`` or so how far it has come since. Each is written beside its place and
 renamed, so that what is there is whole.
@@ -22,9 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.space import FP32
 from autoprune.domain.trial import Speedup
 from autoprune.evaluation import Snapshot
+from autoprune.measurement.runtimes import Int8Network
 from autoprune.orchestration.durable import replace_folder, sync
+from autoprune.orchestration.onnx_files import ONNX_FILE, read_onnx
 from autoprune.orchestration.untrusted import (
     MIB,
     UntrustedError,
@@ -79,7 +85,8 @@ def load(
 ) -> nn.Module:
     """Rebuild a pruned network from its artifact folder, in evaluation mode.
 
-    Its outputs equal those of the network that was saved bit for bit, and it can be trained on.
+    Its outputs equal those of the network that was saved bit for bit, and it can be trained on;
+    one that was quantised is an `Int8Network`, whose `origin` can.
     A ``_target_`` in the recipe is built only where it is one of autoprune's own models or
     stands in `allow`; otherwise hand over the unpruned network, or a factory of it, as `model`.
     No code from the folder is run, no link in it followed, and no weights are read that do not fit
@@ -89,7 +96,10 @@ def load(
     if not (folder / RECIPE_FILE).is_file() and (folder / MODEL_FOLDER / RECIPE_FILE).is_file():
         folder = check_part(folder, MODEL_FOLDER)
     recipe, weights = read_recipe(folder), check_part(folder, WEIGHTS_FILE)
-    return rebuild_from(recipe, weights, model=model, allow=allow).eval()
+    network = rebuild_from(recipe, weights, model=model, allow=allow).eval()
+    if recipe.spec.precision == FP32:
+        return network
+    return Int8Network(read_onnx(check_part(folder, ONNX_FILE)), network).eval()
 
 
 def rebuild_from(
@@ -154,6 +164,8 @@ def _write_snapshot(folder: Path, snapshot: Snapshot) -> None:
         torch.save(snapshot.fit.to_plain(), folder / FIT_FILE)
     if snapshot.outputs:
         write_weights(folder / OUTPUTS_FILE, dict(_numbered(snapshot.outputs)))
+    if snapshot.program is not None:
+        (folder / ONNX_FILE).write_bytes(snapshot.program)
 
 
 def snapshots(trial_folder: Path) -> list[Path]:
@@ -178,8 +190,10 @@ def _read_snapshot(folder: Path) -> Snapshot:
     if fit_file.is_file():
         # on the CPU, wherever it trained: the optimizer takes it to where its weights are
         fit = FitState.from_plain(torch.load(fit_file, map_location="cpu", weights_only=True))
+    recipe, file = Recipe.from_json(facts["recipe"]), folder / ONNX_FILE
+    int8 = recipe.spec.precision != FP32 and file.is_file()
     return Snapshot(
-        Recipe.from_json(facts["recipe"]),
+        recipe,
         read_weights(folder / WEIGHTS_FILE),
         facts["metrics"],
         Speedup.from_json(facts["speedup"]),
@@ -187,6 +201,7 @@ def _read_snapshot(folder: Path) -> Snapshot:
         epoch=facts["epoch"],
         done=facts["done"],
         fit=fit,
+        program=read_onnx(file) if int8 else None,
     )
 
 

@@ -13,7 +13,9 @@ from torch import nn
 
 from autoprune.domain.objective import Metric
 from autoprune.domain.profile import profile_widths
+from autoprune.domain.space import INT8
 from autoprune.evaluation import portable
+from autoprune.measurement.quantise import quantise
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.orchestration.planning import Plan
 from autoprune.orchestration.request import SweepRequest
@@ -36,10 +38,10 @@ class Forecast:
 
     `baseline_s` is 0 where nothing is to be trained, `profile_s` where no profile is wanted (what
     an earlier one measured counts as if measured anew); `sweep_s` is None without a bound on trials
-    or time. On a ladder a trial gets the mean number of epochs, and each of several recoveries has
-    as many trials. In every round of a schedule units are chosen and mended anew. Pruned networks
-    are taken to be as slow as the unpruned one, and slots not to slow each other: the first makes
-    it too long, the second too short. Starting workers is left out.
+    or time. On a ladder a trial gets the mean number of epochs, and each of several recoveries and
+    precisions has as many trials. In every round of a schedule units are chosen and mended anew.
+    Pruned networks are taken to be as slow as the unpruned one, and slots not to slow each other:
+    the first makes it too long, the second too short. Starting workers is left out.
     """
 
     baseline_s: float
@@ -52,8 +54,8 @@ def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
     """Time the unpruned network; None for a task with a training loop of its own.
 
     Takes seconds: a few training steps on a copy, a pass over train's batches to count them, one
-    evaluation on val, one measurement of speed, and one reconstruction for each recovery that has
-    one. Nothing is written.
+    evaluation on val, one measurement of speed, one reconstruction for each recovery that has one,
+    and one quantisation where some are to be quantised. Nothing is written.
     """
     if isinstance(request.task, CustomFit):
         return None
@@ -68,6 +70,7 @@ def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
     unpruned = portable(model)
     twin = copy.deepcopy(unpruned)
     measure_s = _seconds(lambda: request.meter.measure(twin, unpruned, task.example()))
+    int8_s = _int8_s(request, unpruned)
     works_s = []
     for recovery, before_s, one_s in zip(recoveries, mend_s, taught_s, strict=True):
         top = recovery.fit.epochs
@@ -75,7 +78,7 @@ def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
         schedule = recovery.schedule
         mended = 1 + schedule.rounds * schedule.again
         # judged after the cheap stages, after every epoch, and at the end
-        judged_s = max(2, epochs + 1) * evaluate_s
+        judged_s = max(2, epochs + 1) * evaluate_s + (2 if top else 1) * int8_s
         works_s.append(mended * before_s + epochs * batches * one_s + judged_s)
     work_s = statistics.fmean(works_s)
     points = sum(len(profile_widths(axis)) for axis in plan.space.axes) if request.profile else 0
@@ -107,6 +110,15 @@ def _mend_s(request: SweepRequest, plan: Plan, recovery: Recovery, *, step_s: fl
     return seconds + _seconds(
         lambda: reconstruct(model, original, cuts, task, plan=wanted, seed=request.seed)
     )
+
+
+def _int8_s(request: SweepRequest, model: nn.Module) -> float:
+    """Seconds of one quantisation, on average over the precisions; 0 where none is in int8."""
+    if INT8 not in request.precisions:
+        return 0.0
+    batches, seed = request.calibration_batches, request.seed
+    seconds = _seconds(lambda: quantise(model, request.task, batches=batches, seed=seed))
+    return seconds / len(request.precisions)
 
 
 def _training_step_s(model: nn.Module, task: Task, recovery: Recovery, step_s: float) -> float:

@@ -29,7 +29,10 @@ class Member:
     unpruned: nn.Module = field(repr=False)
 
     def load(self) -> nn.Module:
-        """The pruned network, in evaluation mode; it can be trained on."""
+        """The pruned network, in evaluation mode; it can be trained on.
+
+        One in int8 is an `autoprune.measurement.runtimes.Int8Network`, whose `origin` can.
+        """
         return load(self.folder, model=self.unpruned)
 
 

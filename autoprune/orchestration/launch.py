@@ -1,6 +1,6 @@
 """A sweep with its tracker, its files and its models: what the command and the API both run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from autoprune.domain.errors import AutopruneError, shown
+from autoprune.domain.errors import AutopruneError, first_line, shown
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import EpochReport
+from autoprune.orchestration.exports import export_network
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
 from autoprune.orchestration.journal import check_free
 from autoprune.orchestration.networks import NetworksWatcher
@@ -37,22 +38,26 @@ from autoprune.orchestration.tracking.tracker import MlflowTracker
 class Tracking:
     """Where results go besides the sweep's folder: an MLflow URI, or nowhere.
 
-    `optuna` keeps a study in that folder, for optuna-dashboard.
+    `optuna` keeps a study in that folder, for optuna-dashboard. The front's networks are written in
+    the formats of `export`, too.
     """
 
     uri: str | None = None
     keep_all_models: bool = False
     optuna: bool = True
+    export: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Launched:
     """A sweep that ended, and what its user should know: what of it was lost, in its folder or in
-    its tracking store, and what speaks against its settings.
+    its tracking store, and what speaks against its settings. `exported` says what was written for
+    other programs.
     """
 
     result: SweepResult
     warnings: tuple[str, ...] = ()
+    exported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,9 @@ def launch(
     if tracker is not None:
         unwritten = tracker.summary()
         lost += [unwritten] if unwritten else _log_front(prepared, result, tracker)
-    return Launched(result, tuple(line for line in [*lost, *result.doubts] if line))
+    exported, unexported = _export_front(prepared, result) if tracking.export else ([], [])
+    warnings = [*lost, *unexported, *result.doubts]
+    return Launched(result, tuple(line for line in warnings if line), tuple(exported))
 
 
 def _tried(request: SweepRequest, tracking: Tracking, folder: Path | None) -> Sequence[str]:
@@ -152,10 +159,7 @@ def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) 
     """Log the front's networks to their runs; what could not be, and why."""
     client, request = MlflowClient(tracking_uri=tracker.uri), prepared.request
     lost: list[str] = []
-    # one that waits on the ladder is not what it will be: a resume goes on with it
-    for member in (m for m in result.view.front.members if m.rung is None):
-        number = member.trial.number
-        place = trial_folder(result.folder, number) / MODEL_FOLDER
+    for number, place in _ended(result):
         try:
             with request.gate.step():
                 network = load(place, model=prepared.baseline.model)
@@ -167,3 +171,28 @@ def _log_front(prepared: Prepared, result: SweepResult, tracker: MlflowTracker) 
         except (MlflowException, AutopruneError, OSError, KeyError) as error:
             lost.append(f"the network of trial {number} is not in MLflow: {complaint(error)}")
     return lost
+
+
+def _export_front(prepared: Prepared, result: SweepResult) -> tuple[list[str], list[str]]:
+    """Write the front's networks for other programs; what was written, and what could not be."""
+    request = prepared.request
+    exported, lost = list[str](), list[str]()
+    for number, place in _ended(result):
+        try:
+            with request.gate.step():
+                network = load(place, model=prepared.baseline.model)
+                exported.append(f"trial {number}: {export_network(network, request.task, place)}")
+        except (AutopruneError, OSError) as error:
+            lost.append(f"the network of trial {number} is not exported: {first_line(error)}")
+    return exported, lost
+
+
+def _ended(result: SweepResult) -> Iterator[tuple[int, Path]]:
+    """The front's trials that came to their end, with the folders of their networks.
+
+    One that waits on the ladder is not what it will be: a resume goes on with it.
+    """
+    for member in result.view.front.members:
+        if member.rung is None:
+            number = member.trial.number
+            yield number, trial_folder(result.folder, number) / MODEL_FOLDER

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import get_args
 
@@ -12,10 +12,11 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
 from autoprune.domain.protocols import Searcher, WarmsUp
-from autoprune.domain.space import SearchSpace, build_space, of_kinds
+from autoprune.domain.space import INT8, SearchSpace, build_space, of_kinds
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import SpeedMeter
+from autoprune.measurement.quantise import quantise
 from autoprune.orchestration.request import GoalRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import Scoring, score
@@ -57,6 +58,7 @@ def make_plan(request: SweepRequest) -> Plan:
         criteria=tuple(request.criteria),
         recoveries=tuple(request.recoveries),
     )
+    space = replace(space, precisions=tuple(request.precisions))
     found = costs(model, example)
     # what cannot work is refused before anything is trained: a misnamed metric, a searcher, a
     # criterion that does not suit the network, a runtime that cannot run it
@@ -68,6 +70,11 @@ def make_plan(request: SweepRequest) -> Plan:
         score(model, dependencies.couplings, criterion, scoring)
     _rehearse(model, request)
     request.meter.check(model, example)
+    if INT8 in request.precisions:
+        with request.gate.step():
+            batches = request.calibration_batches
+            int8 = quantise(model, request.task, batches=batches, seed=request.seed)
+        request.meter.check(int8, example)
     warnings = _ladder_warnings(request)
     if all(len(axis.widths) == 1 for axis in space.axes):
         warnings.append("every group has one legal width only: there is nothing to search")

@@ -15,7 +15,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.latency import PredictionError, Timing, unseen_error
 from autoprune.domain.objective import SIZE_METRICS
 from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
-from autoprune.domain.space import PruningSpec, SearchSpace
+from autoprune.domain.space import FP32, PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
 from autoprune.evaluation import TrialContext, run_trial
 from autoprune.orchestration.durable import replace_text
@@ -226,5 +226,6 @@ def _swept(prepared: Prepared, identity: Mapping[str, Any]) -> Iterator[Timing]:
         for observation in last_told(record.events).values():
             outcome = observation.outcome
             speed = outcome.speedup if isinstance(outcome, Measurement) else None
-            if speed is not None and speed.device == identity["device"]:
+            alone = observation.trial.spec.precision == FP32  # then speed is the widths' doing
+            if speed is not None and speed.device == identity["device"] and alone:
                 yield Timing.of(observation.trial.spec.widths, speed)

@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import USUAL_KINDS, Bounds
+from autoprune.domain.space import FP32, USUAL_KINDS, Bounds
 from autoprune.evaluation import TrialContext, TrialLimits
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.measurement.quiet import Gate, NoGate
@@ -104,7 +104,9 @@ class SweepRequest:
     tracker's, `name` by default. `storage` is where trials save, None for the sweep's own folder.
     `code_paths` are where the user's own modules are found. `uniform_first` are kept ratios, equal
     for all groups, that are tried before the searcher proposes: hard to beat, so a search starts
-    from them. With `profile` the network is profiled first, for a searcher that takes it.
+    from them. `precisions` are what networks may be deployed in, and those in int8 are calibrated
+    on `calibration_batches` of train. With `profile` the network is profiled first, for a searcher
+    that takes it.
     `on_signal` hears of the first Ctrl-C at once, in the signal's handler.
     """
 
@@ -123,6 +125,8 @@ class SweepRequest:
     goal: GoalRequest = field(default_factory=GoalRequest)
     criteria: Mapping[str, Criterion] = field(default_factory=dict)
     recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+    precisions: Sequence[str] = (FP32,)
+    calibration_batches: int = 8
     limits: TrialLimits = field(default_factory=TrialLimits)
     uniform_first: Sequence[float] = FIRST
     ladder: Ladder | None = None
@@ -170,6 +174,8 @@ class SweepRequest:
         }
         if self.ladder is not None:
             facts["rungs"] = self.ladder.epochs
+        if tuple(self.precisions) != (FP32,):
+            facts["calibration_batches"] = self.calibration_batches
         return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(fact)) for name, fact in facts.items()}
 
 

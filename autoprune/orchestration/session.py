@@ -124,6 +124,7 @@ def prepare(request: SweepRequest, *, report: EpochReport | None = None) -> Prep
         recoveries=request.recoveries,
         criteria=request.criteria,
         limits=request.limits,
+        calibration_batches=request.calibration_batches,
         model_config=request.model_config,
         step_guard=request.gate.step,
         device=request.device,

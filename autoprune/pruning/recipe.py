@@ -14,7 +14,7 @@ from torch import nn
 
 import autoprune.models
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.space import FP32, PRECISIONS, PruningSpec
 from autoprune.pruning.cuts import Cut, Side
 from autoprune.pruning.cutting import apply_cuts
 from autoprune.tasks.protocol import Inputs
@@ -304,6 +304,9 @@ def _read_spec(data: dict[str, Any]) -> PruningSpec:
             raise AutopruneError(f"recipe: group {name!r} keeps {str(units)[:80]}; give a count")
     _part(data, "criterion", str)
     _part(data, "recovery", str)
+    precision = data.get("precision", FP32)
+    if precision not in PRECISIONS:
+        raise AutopruneError(f"recipe: precision {str(precision)[:80]!r} is none of {PRECISIONS}")
     return PruningSpec.from_json(data)
 
 

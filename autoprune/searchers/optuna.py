@@ -28,8 +28,8 @@ class OptunaSearcher:
     `options` are arguments of the sampler class, such as ``population_size`` of the evolutionary
     ones and ``n_startup_trials`` of the model-based ones.
 
-    - A width is an integer: its index among the legal ones. Criteria and recoveries are
-      categories.
+    - A width is an integer: its index among the legal ones. Criteria, recoveries and
+      precisions are categories.
     - Constraints are fed as violations in shares of their bound, so that the sum over
       constraints in different units, by which NSGA-II ranks infeasible trials, means something.
     - A trial stopped by a constraint counts with the values it has, as infeasible. Where it has

@@ -10,6 +10,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, first_line, shown
 from autoprune.measurement.meter import calibrated
 from autoprune.orchestration.executors.bench import check_where, placed
+from autoprune.orchestration.exports import check_formats
 from autoprune.orchestration.folders import check_name
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Tracking
@@ -24,11 +25,13 @@ from autoprune.settings.parts import (
     goal_of,
     ladder_of,
     limits_of,
+    precisions_in,
     recoveries_of,
     space_of,
 )
 from autoprune.settings.rules import (
     NOT_NEGATIVE,
+    ONE_OR_MORE,
     TASK_NAMES,
     Faults,
     check_device,
@@ -56,7 +59,8 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     step = CUDA_STEP if executor["device"].startswith("cuda") else 1
     gate = faults.of(lambda: gate_of(meter))
     faults.of(lambda: check_finite(config))
-    faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
+    rules = {"seed": NOT_NEGATIVE, "calibration_batches": ONE_OR_MORE}
+    faults.of(lambda: check_ranges("", config, rules))
     faults.of(lambda: check_device("executor.device", executor["device"]))
     faults.of(lambda: check_name(config["name"]))
     faults.of(lambda: check_ratios("uniform_first", config["uniform_first"]))
@@ -66,6 +70,9 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     faults.of(lambda: check_where(meter["where"], executor["address"]))
     if task is not None and goal is not None and measured is not None:
         faults.of(lambda: rehearse_goal(goal, task, measured))
+    names, precisions = config["precisions"], None
+    if measured is not None:
+        precisions = faults.of(lambda: precisions_in(names, measured.runtime))
     parts: dict[str, Any] = {
         "model": faults.of(lambda: model_of(config["model"], seed=max(0, config["seed"]))),
         "meter": measured,
@@ -79,6 +86,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "criteria": faults.of(lambda: criteria_of(config["importance"])),
         "recoveries": faults.of(lambda: recoveries_of(config)),
         "limits": faults.of(lambda: limits_of(config)),
+        "precisions": precisions,
     }
     faults.of(lambda: tracking_of(config))
     if parts["baseline"] is not None and parts["recoveries"] is not None:
@@ -99,6 +107,7 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         seed=config["seed"],
         uniform_first=tuple(config["uniform_first"]),
         profile=config["profile"],
+        calibration_batches=config["calibration_batches"],
         gate=gate,
         device=executor["device"],
         threads=executor["threads"] or executor["cpus"],
@@ -116,11 +125,13 @@ def tracking_of(config: Mapping[str, Any]) -> Tracking:
     tracking = config["tracking"]
     keep = tracking["keep_models"]
     check_one_of("tracking.keep_models", keep, ["front", "all"])
+    check_formats("tracking.export", tracking["export"])
     uri = store_of(tracking, config["output"])
     return Tracking(
         uri if tracking["enabled"] else None,
         keep_all_models=keep == "all",
         optuna=tracking["optuna"],
+        export=tuple(tracking["export"]),
     )
 
 

@@ -9,6 +9,7 @@ from autoprune.orchestration.doctor.tracking import TrackingStore
 from autoprune.orchestration.executors.bench import check_where
 from autoprune.orchestration.folders import check_name
 from autoprune.settings.build import tracking_of
+from autoprune.settings.parts import precisions_in
 from autoprune.settings.rules import NOT_NEGATIVE, Faults, check_finite, check_ranges
 from autoprune.settings.running import executor_of, gate_of, meter_of, storage_of
 
@@ -27,6 +28,8 @@ def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = 
     faults.of(lambda: check_name(config["name"]))
     gate = faults.of(lambda: gate_of(meter))
     measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
+    if measured is not None:
+        faults.of(lambda: precisions_in(config["precisions"], measured.runtime))
     faults.of(lambda: check_where(meter["where"], executor["address"]))
     runner = faults.of(lambda: executor_of(executor, code_paths))
     storage = faults.of(lambda: storage_of(executor["storage"]))

@@ -8,7 +8,7 @@ from torch import nn
 
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import USUAL_KINDS
+from autoprune.domain.space import FP32, USUAL_KINDS
 from autoprune.measurement.runtimes import Runtime
 from autoprune.orchestration.request import FIRST
 from autoprune.pruning.criteria import Criterion
@@ -40,6 +40,8 @@ class Options(TypedDict, total=False):
     step: int | None
     exclude: Sequence[str]
     kinds: Sequence[str]
+    precisions: Sequence[str]
+    calibration_batches: int
     objectives: Sequence[str]
     constraints: Sequence[Constraint]
     uniform_first: Sequence[float]
@@ -56,6 +58,7 @@ class Options(TypedDict, total=False):
     storage: str | Path | None
     tracking: str | None
     optuna: bool
+    export: Sequence[str]
     output: str | Path
     name: str
     resume: str | None
@@ -70,6 +73,8 @@ DEFAULTS: Options = {
     "step": None,
     "exclude": (),
     "kinds": USUAL_KINDS,
+    "precisions": (FP32,),
+    "calibration_batches": 8,
     "objectives": ("main", "speedup"),
     "constraints": (),
     "uniform_first": FIRST,
@@ -86,6 +91,7 @@ DEFAULTS: Options = {
     "storage": None,
     "tracking": "default",
     "optuna": True,
+    "export": (),
     "output": "outputs",
     "name": "search",
     "resume": None,
@@ -110,6 +116,8 @@ RULES: dict[str, Rule] = {
     "step": (or_none(whole), "a whole number, or None"),
     "exclude": (all_of(a(str)), "a list of patterns"),
     "kinds": (all_of(a(str)), "a list of kinds of groups"),
+    "precisions": (all_of(a(str)), 'a list of precisions, such as ["fp32", "int8"]'),
+    "calibration_batches": (lambda value: whole(value) and value >= 1, "a whole number, 1 or more"),
     "objectives": (all_of(a(str)), "a list of metrics"),
     "constraints": (all_of(a(Constraint)), "a list of Constraint"),
     "uniform_first": (all_of(number), "a list of kept ratios"),
@@ -129,6 +137,7 @@ RULES: dict[str, Rule] = {
     "storage": (or_none(a((str, Path))), "a path, a URL, or None"),
     "tracking": (or_none(a(str)), "an MLflow URI, or None"),
     "optuna": TRUTH,
+    "export": (all_of(a(str)), 'a list of formats, such as ["onnx"]'),
     "output": PLACE,
     "name": TEXT,
     "resume": (or_none(a(str)), "the id of a sweep, or None"),

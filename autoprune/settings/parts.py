@@ -1,15 +1,16 @@
 """The sections of a config that are plain facts: training, space, goal, ladder, limits."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import Bounds
+from autoprune.domain.space import PRECISIONS, Bounds
 from autoprune.evaluation import TrialLimits
+from autoprune.measurement.runtimes.protocol import Runtime, precisions_of
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import Criterion, criterion_of
@@ -112,6 +113,25 @@ def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:
     found = {name: faults.of(partial(criterion_of, name)) for name in config["criteria"]}
     faults.check()
     return found
+
+
+def precisions_in(names: Sequence[str], runtime: Runtime) -> tuple[str, ...]:
+    """What networks may be deployed in. Raises AutopruneError for what the runtime cannot run."""
+    listed = f"precisions [{', '.join(names)}]"
+    if not names:
+        raise AutopruneError("precisions is empty; name at least one, such as fp32")
+    for name in names:
+        if name not in PRECISIONS:
+            raise unknown("precision", name, PRECISIONS)
+    if len(set(names)) < len(names):
+        raise AutopruneError(f"{listed}: name each once")
+    taken = precisions_of(runtime)
+    if not set(names) <= set(taken):
+        raise AutopruneError(
+            f"{listed}: runtime {runtime.name!r} takes networks in {', '.join(taken)} only; choose "
+            "meter=onnxruntime on the CPU, or precisions=[fp32]"
+        )
+    return tuple(names)
 
 
 def space_of(config: Mapping[str, Any], *, default_step: int) -> SpaceRequest:

@@ -191,13 +191,17 @@ class ExecutorConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where results go besides the sweep's folder. `uri` null: sqlite in the output folder."""
+    """Where results go besides the sweep's folder. `uri` null: sqlite in the output folder.
+
+    `export` names what the front's networks are written as, too.
+    """
 
     enabled: bool = True
     uri: str | None = None
     experiment: str | None = None
     keep_models: str = "front"
     optuna: bool = True
+    export: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -227,6 +231,7 @@ class SweepConfig:
     """`autoprune sweep`, `autoprune plan` and `autoprune doctor`.
 
     `recoveries` are options of the group `recovery` to search among; without any it is `recovery`.
+    `precisions` are fp32 and int8; more than one makes it part of the search.
     """
 
     name: str = "sweep"
@@ -241,6 +246,8 @@ class SweepConfig:
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     recoveries: list[str] = field(default_factory=list)
+    precisions: list[str] = field(default_factory=lambda: ["fp32"])
+    calibration_batches: int = 8
     meter: MeterConfig = field(default_factory=MeterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     searcher: dict[str, Any] = field(default_factory=dict)
@@ -372,10 +379,12 @@ class PromoteConfig(SweepRefConfig):
     """`autoprune promote`; `name` null names the registered model after the experiment.
 
     `replace` makes it champion where it cannot be compared with the present one, or loses to it.
+    `export` names what the network is written as, too, in the sweep's folder.
     """
 
     name: str | None = None
     replace: bool = False
+    export: list[str] = field(default_factory=list)
     select: SelectConfig = field(default_factory=SelectConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 

@@ -104,8 +104,22 @@ def move(inputs: Any, device: torch.device | str) -> Any:
 def network_inputs(model: nn.Module, task: Task, split: Split, *, most: int) -> list[Inputs]:
     """What a network is given by its task: at least `most` samples of a split, in batches.
 
-    Heard while the task computes its loss, since what a batch holds is the task's own affair.
     Fewer where the split is smaller; the network's parameters and modes are left as they are.
+    """
+    found: list[Inputs] = []
+    for heard in heard_inputs(model, task, split):
+        found += heard
+        if sum(len(tensors_of(inputs)[0]) for inputs in found) >= most:
+            break
+    return found
+
+
+def heard_inputs(
+    model: nn.Module, task: Task, split: Split, *, seed: int | None = None
+) -> Iterator[list[Inputs]]:
+    """What a network is given by its task in evaluation mode, batch by batch of a split.
+
+    Heard while the task computes its loss, since what a batch holds is the task's own affair.
     """
     heard: list[Inputs] = []
 
@@ -115,12 +129,11 @@ def network_inputs(model: nn.Module, task: Task, split: Split, *, most: int) -> 
 
     listener = copy.deepcopy(model).eval()
     listener.register_forward_pre_hook(hear, with_kwargs=True)
-    with torch.no_grad():
-        for batch in task.batches(split):
+    for batch in task.batches(split, seed=seed):
+        with torch.no_grad():  # not around the loop: whoever reads on has a mode of their own
             task.loss(listener, batch)
-            if sum(len(tensors_of(inputs)[0]) for inputs in heard) >= most:
-                break
-    return heard
+        yield list(heard)
+        heard.clear()
 
 
 def map_inputs(change: Callable[[torch.Tensor], Any], inputs: Any) -> Any:

@@ -9,7 +9,7 @@ the square of what is cut, speed grows with it, and a constraint asks for a mini
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import pytest
@@ -204,6 +204,19 @@ class SearcherContract:
         events = list(islice(driver.run(), 2 * min(self.budget, 10)))
         specs = [event.spec for event in events if isinstance(event, Trial)]
         assert len(set(specs[:size])) == size
+
+    def test_every_choice_is_part_of_the_search(self) -> None:
+        space = replace(SPACE, recoveries=("finetune", "none"), precisions=("fp32", "int8"))
+        driver = Driver(self.build(space=space), space=space, slots=self.slots)
+        history = list(islice(driver.run(), 2 * self.budget))
+        asked = [event.spec for event in history if isinstance(event, Trial)]
+        for spec in asked:
+            space.check(spec)
+        assert len(set(asked)) == len(asked)
+        if self.seeded:  # those that draw
+            assert {spec.recovery for spec in asked} == {"finetune", "none"}
+            assert {spec.precision for spec in asked} == {"fp32", "int8"}
+        replay(self.build(space=space), history)
 
     def test_one_objective_will_do(self) -> None:
         goal = Goal(OBJECTIVES[:1], (0.5,))

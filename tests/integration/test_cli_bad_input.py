@@ -248,6 +248,32 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
     assert "data.side is nan; choose a finite number" in refused("sweep", *SMALL, "data.side=nan")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("precisions=[fp32,int8]",),
+            "precisions [fp32, int8]: runtime 'eager' takes networks in fp32 only; choose "
+            "meter=onnxruntime on the CPU, or precisions=[fp32]",
+        ),
+        (
+            ("precisions=[int8]", "meter=onnxruntime_int8"),
+            "precisions [int8]: runtime 'onnx int8' takes networks in fp32 only; choose meter=",
+        ),
+        (("precisions=[int4]",), "precision 'int4' is not known; did you mean 'int8'? Otherwise"),
+        (("precisions=[]",), "precisions is empty; name at least one, such as fp32"),
+        (
+            ("precisions=[int8,int8]", "meter=onnxruntime"),
+            "precisions [int8, int8]: name each once",
+        ),
+        (("calibration_batches=0",), "calibration_batches is 0; choose 1 or more"),
+        (("tracking.export=[onxx]",), "tracking.export: format 'onxx' is not known; did you mean"),
+    ],
+)
+def test_quantisation(refused: Refused, words: tuple[str, ...], message: str) -> None:
+    assert message in refused("sweep", *SMALL, *words)
+
+
 def test_healing(refused: Refused) -> None:
     message = refused(
         *("plan", *SMALL, "recovery.distillation.weight=2", "recovery.distillation.temperature=0"),

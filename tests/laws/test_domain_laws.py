@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -155,13 +156,47 @@ def test_digests_are_equal_iff_specs_are(a: PruningSpec, b: PruningSpec) -> None
 def test_a_spec_forgets_the_order_of_its_groups(spec: PruningSpec, random: Any) -> None:
     items = list(spec.kept)
     random.shuffle(items)
-    again = PruningSpec.of(dict(items), criterion=spec.criterion, recovery=spec.recovery)
+    again = PruningSpec.of(
+        dict(items),
+        criterion=spec.criterion,
+        recovery=spec.recovery,
+        precision=spec.precision,
+    )
     assert again == spec
     assert again.digest == spec.digest
 
 
 def test_a_digest_stays_the_same_between_versions() -> None:
     assert PruningSpec.of({"b": 3, "a": 16}).digest == "35cc36d16044"
+    assert PruningSpec.of({"b": 3, "a": 16}, precision="int8").digest == "9518047edb7a"
+
+
+@given(strategies.specs)
+def test_a_spec_from_before_there_were_precisions_is_one_in_fp32(spec: PruningSpec) -> None:
+    written = through_json(spec.to_json())
+    assert ("precision" in written) == (spec.precision != "fp32")
+    old = {key: written[key] for key in ("kept", "criterion", "recovery")}
+    assert PruningSpec.from_json(old) == replace(spec, precision="fp32")
+
+
+@given(strategies.spaces())
+def test_space_round_trips_and_old_ones_have_one_precision(space: SearchSpace) -> None:
+    written = through_json(space.to_json())
+    assert SearchSpace.from_json(written) == space
+    assert ("precisions" in written) == (space.precisions != ("fp32",))
+    old = {key: written[key] for key in ("axes", "criteria", "recoveries")}
+    assert SearchSpace.from_json(old) == replace(space, precisions=("fp32",))
+
+
+@given(strategies.spaces_with_indices())
+def test_what_is_not_chosen_is_the_only_choice(case: tuple[SearchSpace, tuple[int, ...]]) -> None:
+    space, indices = case
+    spec = space.at(indices)
+    chosen = iter(indices[len(space.axes) :])
+    for name, choice in space.choices.items():
+        expected = choice[next(chosen)] if len(choice) > 1 else choice[0]
+        assert getattr(spec, name) == expected
+    assert next(chosen, None) is None
 
 
 @given(strategies.trials)

@@ -118,7 +118,11 @@ def some_levels(lattice, rng, count=5):
     return rng.integers(lattice.counts_D, size=(count, len(lattice.counts_D)))
 
 
-CHOICES = {"criteria": ("l1", "l2", "taylor"), "recoveries": ("none", "finetune")}
+CHOICES = {
+    "criteria": ("l1", "l2", "taylor"),
+    "recoveries": ("none", "finetune"),
+    "precisions": ("fp32", "int8"),
+}
 
 
 @quick

@@ -180,6 +180,9 @@ def test_every_criterion_and_recovery_is_within_reach() -> None:
     walk = Walk(space, LatencyModel.fit(space.groups, []), objectives=2)
     assert len(walk) == 5
     assert {walk.executed([0, 0, 0, 0], action) for action in (-1, 0, 1)} == {0, 1, 2}
+    walk = Walk(replace(space, precisions=("fp32", "int8")), walk.latency, objectives=2)
+    assert len(walk) == 6
+    assert {walk.executed([0, 0, 0, 0, 0], action) for action in (-1, 1)} == {0, 1}
 
 
 def test_a_preference_of_an_episode() -> None:

@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "no criterion": (
         lambda: SearchSpace((AXIS,), criteria=()),
-        "name at least one criterion and one recovery",
+        "name at least one criterion, one recovery and one precision",
     ),
     "point length": (
         lambda: SPACE.decode([0.5]),
@@ -98,6 +98,14 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "recovery": (
         lambda: SPACE.check(PruningSpec.of({"conv": 8}, recovery="rest")),
         "recovery 'rest' is not one of ('finetune',)",
+    ),
+    "precision": (
+        lambda: SPACE.check(PruningSpec.of({"conv": 8}, precision="int8")),
+        "precision 'int8' is not one of ('fp32',)",
+    ),
+    "no precision": (
+        lambda: SearchSpace((AXIS,), precisions=()),
+        "name at least one criterion, one recovery and one precision",
     ),
     "bounds": (
         lambda: Bounds("conv*", min_kept=0.5, max_kept=0.2),

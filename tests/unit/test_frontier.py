@@ -40,6 +40,8 @@ def metrics(spec: PruningSpec) -> dict[str, float]:
     share = 0.1 + 0.9 * kept @ np.arange(1, 7) / 21
     size = 10.0 * (kept[:-1] * kept[1:]).mean()
     better = 0.02 if spec.criterion == "l2" else 0.0
+    if spec.precision == "int8":
+        share, better = 0.5 * share, better - 0.002
     return {
         "accuracy": float(0.9 - lost + better),
         "speedup": float(1 / share),
@@ -148,6 +150,12 @@ def test_the_better_criterion_is_learnt() -> None:
     space = replace(SPACE, criteria=("l1", "l2", "random"))
     specs = searched(FrontierSearcher(space, GOAL, 0), GOAL, 40)
     assert sum(spec.criterion == "l2" for spec in specs[20:]) >= 15
+
+
+def test_it_is_learnt_that_int8_is_worth_it() -> None:
+    space = replace(SPACE, precisions=("fp32", "int8"))
+    specs = searched(FrontierSearcher(space, GOAL, 0), GOAL, 40)
+    assert sum(spec.precision == "int8" for spec in specs[20:]) >= 15
 
 
 def told_all(outcomes: list[tuple[int, Outcome]]) -> PruningSpec:

@@ -212,11 +212,13 @@ def test_parameters_are_ranges_of_widths_where_those_are_one() -> None:
             Axis(Group("odd", "channels", 30, 8), 8, 30),
         ),
         criteria=("l1", "l2"),
+        precisions=("fp32", "int8"),
     )
     expected: dict[str, BaseDistribution] = {
         "whole": IntDistribution(8, 32, step=8),
         "odd": CategoricalDistribution((8, 16, 24, 30)),
         "criterion": CategoricalDistribution(("l1", "l2")),
+        "precision": CategoricalDistribution(("fp32", "int8")),
     }
     assert distributions(space) == expected
     assert list(distributions(make_space())) == [g.name for g in make_space().groups]

@@ -154,6 +154,10 @@ def config(**arguments) -> dict:
         ({"inputs": [{"name": "0", "shape": [1], "dtype": "nn"}]}, "dtype 'nn' is not one of"),
         ({"spec": {"kept": {"a": 1.5}, "criterion": "l1", "recovery": "x"}}, "keeps 1.5; give"),
         ({"spec": {"kept": {}}}, "'criterion' is missing"),
+        (
+            {"spec": {"kept": {}, "criterion": "l1", "recovery": "x", "precision": "int4"}},
+            "precision 'int4' is none of",
+        ),
         ({"model": []}, "model is a list, not a dict"),
         ({"model": {}}, "_target_ is None; it names a callable"),
         ({"model": config(width={"_target_": "os.system"})}, "without a nested _target_"),

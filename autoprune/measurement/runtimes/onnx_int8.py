@@ -1,20 +1,17 @@
 """Programs of ONNX in 8 bits, by ONNX Runtime's static quantiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.trial import Cause, TrialError
+from autoprune.measurement.runtimes.onnx_programs import Feed
 from autoprune.measurement.runtimes.silence import silence
 from autoprune.tasks.protocol import Inputs, map_inputs, tensors_of
-
-Feed = Mapping[str, NDArray[Any]]
-"""The inputs of one call by their names in the program."""
 
 
 def batches(calibration: Sequence[Inputs], example: Inputs) -> list[Inputs]:

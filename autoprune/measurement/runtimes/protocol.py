@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.space import FP32
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.measurement.runtimes.silence import silence
 from autoprune.tasks.protocol import Inputs
@@ -110,6 +111,21 @@ class Calibrates(Runtime, Protocol):
     def calibrated(self, inputs: Sequence[Inputs]) -> Runtime:
         """The same runtime with inputs of the network, in batches of any size."""
         ...
+
+
+@runtime_checkable
+class TakesPrecisions(Runtime, Protocol):
+    """A runtime that says in which precisions it takes networks; every runtime takes fp32."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Some of `autoprune.domain.space.PRECISIONS`; of int8 an `Int8Network`."""
+        ...
+
+
+def precisions_of(runtime: Runtime) -> tuple[str, ...]:
+    """The precisions of the networks that a runtime takes."""
+    return runtime.precisions if isinstance(runtime, TakesPrecisions) else (FP32,)
 
 
 def is_device(name: str) -> bool:

@@ -11,8 +11,10 @@ from autoprune.domain.trial import Speedup
 from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.prepared import Ready, fitting, ready, repeated
 from autoprune.measurement.programs import runnable
+from autoprune.measurement.runtimes import Int8Network
 from autoprune.measurement.runtimes.protocol import exported
 from autoprune.orchestration.comparison.memory import peak_mb
+from autoprune.orchestration.comparison.networks import Network
 from autoprune.orchestration.comparison.pair import NetworkPair
 from autoprune.orchestration.comparison.records import Both, Comparison, Row, Timed, Untimed
 from autoprune.tasks.protocol import Inputs
@@ -125,10 +127,14 @@ def _alike(pair: NetworkPair, inputs: Inputs) -> dict[str, nn.Module]:
     """
     if pair.baseline.program == pair.candidate.program:
         return {role: network.model for role, network in pair.networks.items()}
-    return {
-        role: network.model if network.program else runnable(exported(network.model, inputs))
-        for role, network in pair.networks.items()
-    }
+    return {role: _as_program(network, inputs) for role, network in pair.networks.items()}
+
+
+def _as_program(network: Network, inputs: Inputs) -> nn.Module:
+    """A network as an exported program; one in int8 is a program already."""
+    if network.program or isinstance(network.model, Int8Network):
+        return network.model
+    return runnable(exported(network.model, inputs))
 
 
 def _ready(meter: PairedMeter, role: str, model: nn.Module, inputs: Inputs) -> Ready:

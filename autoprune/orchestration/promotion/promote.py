@@ -15,6 +15,7 @@ from autoprune.domain.trial import Observation
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.baseline import Baseline
 from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.exports import Exported, export_network
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.promotion.proof import Proof, Subject, prove_afresh
 from autoprune.orchestration.promotion.registry import Evidence, Registered, register
@@ -230,6 +231,14 @@ def _served(client: MlflowClient, run_id: str, promotion: Promotion, sweep: Fini
         model_id = log_model(client, run_id, network, example=example, tags=tags)
         prove_ready(client, model_id, network, example=example)
     return model_id
+
+
+def exported(sweep: FinishedSweep, member: Observation) -> Exported:
+    """The network of a member as a file for other programs. Raises what `export_network` raises."""
+    place = trial_folder(sweep.folder, member.trial.number) / MODEL_FOLDER
+    with sweep.request.gate.step():
+        network = load(place, model=load_baseline(sweep.request).model)
+        return export_network(network, sweep.request.task, place)
 
 
 def _tags(promotion: Promotion, sweep: FinishedSweep) -> dict[str, str]:

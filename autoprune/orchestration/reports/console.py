@@ -141,6 +141,9 @@ def front_table(view: SweepView) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("trial", main, "change", "speedup", "95% interval", "ms", "MACs", "rho", "params"):
         table.add_column(name, justify="right")
+    choice = len(view.space.precisions) > 1
+    if choice:
+        table.add_column("precision")
     costs = [f"{base['latency_ms']:.3f}", short(base["macs"]), "", short(base["params"])]
     table.add_row("baseline", f"{base[main]:.4f}", "", "1.00x", "", *costs, style="dim")
     for member in pareto_json(view)["front"]:
@@ -154,6 +157,7 @@ def front_table(view: SweepView) -> Table:
             short(member["macs"]),
             f"{member['rho']:.2f}",
             short(member["params"]),
+            *([member["precision"]] if choice else []),
         )
     return table
 

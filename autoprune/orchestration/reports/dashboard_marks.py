@@ -101,6 +101,7 @@ def _hover(view: SweepView, observation: Observation, found: dict[str, float]) -
         realised = rho(view, found)
         of_it = "" if realised is None else f", rho {realised:.2f}"
         lines.append(f"{found['macs_ratio']:.2f}x fewer MACs{of_it}")
+    lines += [spec.precision] if len(view.space.precisions) > 1 else []
     lines.append("<b>kept</b>")
     for group in view.space.groups[:HOVER_GROUPS]:
         name = escape(shorten(group.name, HOVER_NAME))

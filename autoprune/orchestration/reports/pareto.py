@@ -38,7 +38,7 @@ def pareto_csv(view: SweepView) -> str:
         rows.append(member | {f"kept:{name}": width for name, width in widths.items()})
     main = view.goal.main.metric
     columns = ["trial", "run_id", main, f"{main}_low", f"{main}_high", *_COSTS]
-    columns += ["speedup_settled", "rho"]
+    columns += ["speedup_settled", "rho", "precision"]
     columns += [f"kept:{group.name}" for group in sorted(view.space.groups, key=lambda g: g.name)]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -186,6 +186,7 @@ def _member(view: SweepView, observation: Observation) -> dict[str, Any]:
         **{name: _whole(name, found) for name in _COSTS if name != main},
         "speedup_settled": settled(observation),
         "rho": rho(view, found),
+        "precision": observation.trial.spec.precision,
         "widths": observation.trial.spec.widths,
     }
 

@@ -87,6 +87,7 @@ class StudyFile:
         values = trial.spec.widths | {
             "criterion": trial.spec.criterion,
             "recovery": trial.spec.recovery,
+            "precision": trial.spec.precision,
         }
         parameters = {name: values[name] for name in self._distributions}
         while len(self._ids) < trial.number:
@@ -156,7 +157,7 @@ class StudyFile:
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """What each parameter may be: the legal widths of a group; criterion and recovery if chosen."""
+    """What each parameter may be: the legal widths of a group, and what else there is to choose."""
     found: dict[str, BaseDistribution] = {}
     for axis in space.axes:
         low, high, step = axis.widths[0], axis.widths[-1], axis.group.step
@@ -165,10 +166,9 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
             if axis.widths == tuple(range(low, high + 1, step))
             else CategoricalDistribution(axis.widths)
         )
-    choices = {"criterion": space.criteria, "recovery": space.recoveries}
     return found | {
         name: CategoricalDistribution(options)
-        for name, options in choices.items()
+        for name, options in space.choices.items()
         if len(options) > 1
     }
 

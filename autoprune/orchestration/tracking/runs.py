@@ -291,6 +291,7 @@ def _parameters(trial: Trial) -> Entries:
             "spec": spec.digest,
             "criterion": spec.criterion,
             "recovery": spec.recovery,
+            "precision": spec.precision,
             "seed": str(trial.seed),
         }
     )

@@ -1,17 +1,20 @@
 """A pruned network as a model in MLflow, served where autoprune is not installed.
 
 The model is the exported program (``pt2``), which needs torch and mlflow only and holds no
-pickle. It is an MLflow 3 logged model: an output of the trial's run, so that the run's page and
-the experiment's *Models* tab show it together with its metrics.
+pickle; that of a network in int8 is its program of ONNX, which needs onnxruntime in torch's place
+and answers with its outputs by name. It is an MLflow 3 logged model: an output of the trial's run,
+so that the run's page and the experiment's *Models* tab show it together with its metrics.
 """
 
 import copy
+import importlib
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mlflow.onnx
 import mlflow.pyfunc
 import mlflow.pytorch
 import numpy as np
@@ -25,6 +28,8 @@ from torch import nn
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.measurement.programs import runnable
+from autoprune.measurement.runtimes import Int8Network
+from autoprune.orchestration.onnx_files import ONNX_FILE, read_onnx
 from autoprune.orchestration.program_files import MLFLOW_PROGRAM, load_program
 from autoprune.orchestration.tracking.connection import complaint
 from autoprune.orchestration.tracking.entries import now_ms
@@ -148,7 +153,7 @@ def prove_ready(
     served = OneTensor(copy.deepcopy(network).cpu().eval(), example)
     with tempfile.TemporaryDirectory() as folder:
         path = fetch(f"models:/{model_id}", client.tracking_uri, Path(folder))
-        program = runnable(load_program(check_part(path, MLFLOW_PROGRAM))).cpu().eval()
+        program = _kept(path, network)
 
         def predict(inputs: NDArray[Any]) -> NDArray[Any]:
             with torch.no_grad():
@@ -156,6 +161,27 @@ def prove_ready(
             return found
 
         _compare(served, predict, example)
+
+
+def _kept(path: Path, network: nn.Module) -> nn.Module:
+    """The program in a logged model's folder, as a network."""
+    if isinstance(network, Int8Network):
+        return OneOutput(Int8Network(read_onnx(check_part(path, ONNX_FILE)))).eval()
+    return runnable(load_program(check_part(path, MLFLOW_PROGRAM))).cpu().eval()
+
+
+class OneOutput(nn.Module):
+    """The one output of a program that gives a tuple of them."""
+
+    def __init__(self, program: Int8Network) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, ...] to [B, ...]."""
+        (output,) = self.program(x)
+        found: torch.Tensor = output
+        return found
 
 
 def ready_model(client: MlflowClient, run_id: str) -> str | None:
@@ -190,8 +216,11 @@ def _signature(served: nn.Module, inputs: NDArray[Any]) -> ModelSignature:
     return ModelSignature(inputs=Schema([free[0]]), outputs=Schema([free[1]]))
 
 
-def _save(served: nn.Module, path: Path, inputs: NDArray[Any]) -> None:
+def _save(served: OneTensor, path: Path, inputs: NDArray[Any]) -> None:
     """Write the model folder. Requirements are given, or MLflow takes 10 s to infer them."""
+    if isinstance(served.network, Int8Network):
+        _save_onnx(served, served.network, path, inputs)
+        return
     mlflow.pytorch.save_model(
         served,
         path=str(path),
@@ -202,12 +231,36 @@ def _save(served: nn.Module, path: Path, inputs: NDArray[Any]) -> None:
     )
 
 
-def requirements() -> list[str]:
+def _save_onnx(served: OneTensor, network: Int8Network, path: Path, inputs: NDArray[Any]) -> None:
+    """The same of a network in int8."""
+    onnx = importlib.import_module("onnx")
+    program = onnx.load_model_from_string(network.program)
+    if len(program.graph.output) != 1:
+        raise ServingError(
+            f"the network returns {len(program.graph.output)} tensors; in int8 MLflow serves "
+            "networks that return one tensor"
+        )
+    mlflow.onnx.save_model(
+        program,
+        path=str(path),
+        signature=_signature(served, inputs),
+        input_example=inputs,
+        pip_requirements=[*requirements("mlflow", "onnx", "numpy"), f"onnxruntime=={_runtime()}"],
+        save_as_external_data=False,
+    )
+
+
+def _runtime() -> str:
+    """The version of ONNX Runtime, whose packages for GPUs go by other names."""
+    return str(importlib.import_module("onnxruntime").__version__)
+
+
+def requirements(*packages: str) -> list[str]:
     """What a server of the model has to install, pinned to what is installed here.
 
     Local parts of versions (torch's ``+cpu``) are left out: package indexes do not have them.
     """
-    packages = ("mlflow", "torch", "numpy")
+    packages = packages or ("mlflow", "torch", "numpy")
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in packages]
 
 
@@ -222,7 +275,8 @@ def _compare(served: nn.Module, predict: Callable[[NDArray[Any]], Any], example:
         inputs = _batch(example, size)
         with torch.no_grad():
             expected = served(torch.from_numpy(inputs)).numpy()
-        found = np.asarray(predict(inputs))
+        answer = predict(inputs)
+        found = np.asarray(next(iter(answer.values())) if isinstance(answer, dict) else answer)
         if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
             worst = float(np.abs(found - expected).max())
             raise ServingError(

@@ -1,9 +1,9 @@
 """A search space as arrays.
 
-Axis legend: G = groups, D = dimensions (the groups, then the choices of criterion and recovery),
-W = levels of a dimension (the most that any has), J = joints (every two groups that meet in a
-layer, and each with itself), P = pairs of groups that meet in a layer, C = options of all choices,
-N = networks.
+Axis legend: G = groups, D = dimensions (the groups, then the choices of criterion, recovery and
+precision), W = levels of a dimension (the most that any has), J = joints (every two groups that
+meet in a layer, and each with itself), P = pairs of groups that meet in a layer, C = options of all
+choices, N = networks.
 """
 
 from collections.abc import Iterable, Mapping

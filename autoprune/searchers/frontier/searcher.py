@@ -104,6 +104,7 @@ class FrontierSearcher:
             },
             criterion=space.criteria[rng.integers(len(space.criteria))],
             recovery=space.recoveries[rng.integers(len(space.recoveries))],
+            precision=space.precisions[rng.integers(len(space.precisions))],
         )
 
     def _refined(self) -> PruningSpec:
