@@ -36,6 +36,7 @@ from autoprune.pruning.distill import Distillation
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan, fit
+from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.searchers.named import AnyFactory, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
@@ -54,6 +55,7 @@ __all__ = [
     "Options",
     "Reconstruction",
     "Recovery",
+    "Sparsity",
     "load",
     "measure",
     "search",
@@ -78,7 +80,7 @@ def search(
     they are left out:
 
     - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; an `autoprune.Recovery`
-      adds a `Distillation` or a `Reconstruction`. `criterion` (``"l1"``, another name, or an
+      adds a `Distillation`, a `Reconstruction`, or `Sparsity` before the cut. `criterion` (``"l1"``, another name, or an
       object of `autoprune.pruning.criteria` or your own) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.domain.latency import LatencyModel
 from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Observation, Speedup, Stage
@@ -40,7 +41,8 @@ class TrialContext:
     latency of the baseline that the sweep counts from: a trial's is it over the paired speedup.
     `recoveries` and `criteria` are looked up by the names in a spec. `step_guard` surrounds every
     step of work that would disturb a measurement on the same node. `rungs` are the epochs of
-    recovery after which a trial may have to pause.
+    recovery after which a trial may have to pause; those before the cut do not count. `latency`
+    predicts a network's time, where the sweep has a profile.
     """
 
     model: nn.Module
@@ -57,12 +59,14 @@ class TrialContext:
     device: str = "cpu"
     threads: int = 1
     rungs: Sequence[int] = ()
+    latency: LatencyModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that is needed to go on with a trial after `epoch` epochs, or to rebuild its network.
 
+    Epochs of training before the cut count, too; the network after one of them is not cut.
     `state_dict` and `fit` refer to live tensors: write them before taking the next step. `fit` is
     None where no epoch was trained. Where a trial may pause, or is `done`, `outputs` holds what
     the network, on the CPU, makes of the task's example input: whoever rebuilds it can tell that
@@ -82,7 +86,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a step found: its stage, the epoch of recovery (0 elsewhere), and those metrics that
+    """What a step found: its stage, the epoch of training (0 elsewhere), and those metrics that
     are new since the step before. On a rung of the ladder `worth` is what the trial has come to
     if it pauses there.
     """

@@ -27,16 +27,18 @@ from autoprune.domain.trial import (
 )
 from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
+from autoprune.evaluation.thinning import Thinning
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import speed_metrics
 from autoprune.measurement.prepared import out_of_memory
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.criteria import Scoring
+from autoprune.pruning.criteria import Criterion, Scoring
 from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitState
-from autoprune.pruning.surgery import prune
+from autoprune.pruning.sparsity.training import ZerosFirst
+from autoprune.pruning.surgery import Pruned, prune
 
 
 def run_trial(
@@ -111,13 +113,17 @@ class _Run:
 
     @property
     def _epochs(self) -> int:
-        return self._recovery.fit.epochs
+        return self._recovery.epochs
 
-    def _healing(self, recipe: Recipe) -> Healing:
+    @property
+    def _criterion(self) -> Criterion:
+        return self.context.criteria[self.trial.spec.criterion]
+
+    def _healing(self, recipe: Recipe, unpruned: nn.Module | None = None) -> Healing:
         return Healing(
             self._recovery,
             self.context.task,
-            self.context.model,
+            self.context.model if unpruned is None else unpruned,
             recipe.history,
             seed=self.trial.seed,
             step_guard=self._guard,
@@ -147,6 +153,7 @@ class _Run:
                 # who decides whether it goes on may not have heard that it got here
                 stage = Stage.RECOVER if self.resume.epoch else Stage.PROXY
                 yield self._reached(stage, cut, epoch=self.resume.epoch, fit_state=self.resume.fit)
+        cut = yield from self._thinned(cut)
         yield from self._recover(cut)
         with self._timed(Stage.EVALUATE):
             if self._epochs:  # otherwise the proxy is what the network is worth
@@ -159,21 +166,8 @@ class _Run:
         context = self.context
         example = context.task.example()
         with self._timed(Stage.PRUNE):
-            pruned = prune(
-                context.model,
-                example,
-                self.trial.spec,
-                criterion=context.criteria[self.trial.spec.criterion],
-                scoring=Scoring(
-                    context.task,
-                    seed=self.trial.seed,
-                    batches=context.limits.importance_batches,
-                    step_guard=self._guard,
-                    device=context.device,
-                ),
-                dependencies=context.dependencies,
-            )
-            recipe = replace(pruned.recipe, model=context.model_config)
+            pruned = self._pruned(context.model, self._criterion)
+            recipe = pruned.recipe
             with self._guard():
                 self._learn(costs(pruned.model, example))
         yield self._progress(Stage.PRUNE)
@@ -190,12 +184,67 @@ class _Run:
             self._learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
         return _Cut(model, recipe, speedup)
 
+    def _pruned(self, model: nn.Module, criterion: Criterion) -> Pruned:
+        """The network cut to the trial's widths, on the CPU, with the whole recipe."""
+        context = self.context
+        scoring = Scoring(
+            context.task,
+            seed=self.trial.seed,
+            batches=context.limits.importance_batches,
+            step_guard=self._guard,
+            device=context.device,
+        )
+        pruned = prune(
+            model,
+            context.task.example(),
+            self.trial.spec,
+            criterion=criterion,
+            scoring=scoring,
+            dependencies=context.dependencies,
+        )
+        return replace(pruned, recipe=replace(pruned.recipe, model=context.model_config))
+
+    def _thinned(self, cut: _Cut) -> Generator[Progress, None, _Cut]:
+        """The unpruned network trained towards zeros and cut anew, where the recovery says so.
+
+        The cut of before told the speed, which is a matter of the widths.
+        """
+        before = self._recovery.epochs_before
+        done = 0 if self.resume is None else self.resume.epoch
+        if not before or done > before:
+            return cut
+        with self._timed(Stage.RECOVER), self._guard():
+            thinning = Thinning(self.trial, self.context, cut.model if done else None)
+            resume = None if self.resume is None else self.resume.fit
+            epochs = thinning.epochs(resume, self._guard)
+            whole = _Cut(thinning.model, replace(cut.recipe, history=()), cut.speedup)
+        while True:
+            with self._timed(Stage.RECOVER):
+                epoch = next(epochs, None)
+                if epoch is None:
+                    break
+                self._learn({"train_loss": epoch.loss, **thinning.metrics})
+            yield self._reached(
+                Stage.RECOVER, whole, epoch=epoch.number, fit_state=epoch.state
+            )
+        with self._timed(Stage.RECOVER):
+            unpruned = portable(thinning.model)
+            pruned = self._pruned(unpruned, ZerosFirst(self._criterion))
+            model = pruned.model.to(self.context.device)
+            self._healing(pruned.recipe, unpruned).at_once(model)
+            found = self._evaluate(model)
+            self._learn(found | {f"sparsity_{name}": value for name, value in found.items()})
+        return _Cut(model, pruned.recipe, cut.speedup)
+
     def _rebuilt(self, snapshot: Snapshot) -> _Cut:
         model = rebuild(snapshot.recipe, snapshot.state_dict, model=self.context.model)
         return _Cut(model.to(self.context.device), snapshot.recipe, snapshot.speedup)
 
     def _recover(self, cut: _Cut) -> Iterator[Progress]:
-        resume = None if self.resume is None else self.resume.fit
+        before = self._recovery.epochs_before
+        resume = None
+        if self.resume is not None and self.resume.epoch > before:
+            resume = self.resume.fit
         epochs = self._healing(cut.recipe).train(cut.model, resume=resume)
         while True:
             with self._timed(Stage.RECOVER):
@@ -203,14 +252,22 @@ class _Run:
                 if epoch is None:
                     return
                 self._learn({"train_loss": epoch.loss})
-                if epoch.number < self._epochs:
+                if before + epoch.number < self._epochs:
                     self._learn(self._evaluate(cut.model))
-            yield self._reached(Stage.RECOVER, cut, epoch=epoch.number, fit_state=epoch.state)
+            yield self._reached(
+                Stage.RECOVER, cut, epoch=before + epoch.number, fit_state=epoch.state
+            )
 
     def _rung(self, epoch: int) -> int | None:
-        """The rung of the ladder after so many epochs, where there is one below the top."""
-        rungs = self.context.rungs
-        return rungs.index(epoch) if epoch in rungs and epoch < self._epochs else None
+        """The rung of the ladder after so many epochs, where there is one below the top.
+
+        Rungs count the epochs after the cut: before it there is nothing to compare.
+        """
+        rungs, before = self.context.rungs, self._recovery.epochs_before
+        after = max(epoch - before, 0)
+        if after not in rungs or 0 < epoch <= before or epoch >= self._epochs:
+            return None
+        return rungs.index(after)
 
     def _reached(
         self, stage: Stage, cut: _Cut, *, epoch: int = 0, fit_state: FitState | None = None

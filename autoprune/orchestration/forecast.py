@@ -73,7 +73,10 @@ def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
         top = recovery.fit.epochs
         epochs = float(top) if request.ladder is None else request.ladder.mean_epochs(top)
         # judged after the cheap stages, after every epoch, and at the end
-        works_s.append(before_s + epochs * batches * one_s + max(2, epochs + 1) * evaluate_s)
+        training_s = epochs * batches * one_s + max(2, epochs + 1) * evaluate_s
+        if recovery.sparsity is not None:  # and then the cheap stages once more
+            training_s += recovery.sparsity.epochs * batches * step_s + before_s + evaluate_s
+        works_s.append(before_s + training_s)
     work_s = statistics.fmean(works_s)
     points = sum(len(profile_widths(axis)) for axis in plan.space.axes) if request.profile else 0
     training = request.baseline.plan

@@ -14,20 +14,23 @@ from autoprune.pruning.cuts import Cut
 from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.recover import Epoch, FitPlan, FitState, fit, recalibrate
+from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.tasks.protocol import Task, device_of
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How a cut network heals.
+    """How a network is made ready for its cut, and how a cut one heals.
 
-    At once, before it is judged the first time: what reads a cut layer is fitted by
+    With `sparsity` the cut that was judged first is not the last one: the unpruned network is then
+    trained towards zeros, and cut to the same widths again. At once, before it is judged the first time: what reads a cut layer is fitted by
     `reconstruction`, and batch norm is recalibrated over `recalibration_batches` of train. Then it
     is trained by `fit`, with the unpruned network as its teacher where there is a `distillation`.
     """
 
     fit: FitPlan
     recalibration_batches: int = 16
+    sparsity: Sparsity | None = None
     reconstruction: Reconstruction | None = None
     distillation: Distillation | None = None
 
@@ -47,8 +50,12 @@ class Recovery:
 
     @property
     def name(self) -> str:
-        """What it does: none, or reconstruct, finetune and distill; reconstruct_distill is both."""
-        parts = [] if self.reconstruction is None else ["reconstruct"]
+        """What it does: none, or reconstruct, finetune and distill; reconstruct_distill is both.
+        Sparse training has its method's name.
+        """
+        parts = [] if self.sparsity is None else [self.sparsity.method]
+        if self.reconstruction is not None:
+            parts.append("reconstruct")
         if self.fit.epochs:
             parts.append("finetune" if self.distillation is None else "distill")
         return "_".join(parts) or "none"
@@ -56,11 +63,21 @@ class Recovery:
     @property
     def at_once(self) -> Self:
         """The same without training."""
-        return replace(self, fit=FitPlan(epochs=0), distillation=None)
+        return replace(self, fit=FitPlan(epochs=0), sparsity=None, distillation=None)
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of training before the cut."""
+        return 0 if self.sparsity is None else self.sparsity.epochs
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training in all."""
+        return self.epochs_before + self.fit.epochs
 
     def __str__(self) -> str:
         """All that it does, in order."""
-        parts = []
+        parts = [] if self.sparsity is None else [str(self.sparsity)]
         if self.reconstruction is not None:
             parts.append(f"least squares over {self.reconstruction.batches} batches")
         parts.append(f"batch norm over {self.recalibration_batches} batches")
