@@ -20,7 +20,8 @@ from autoprune.pruning.sparsity.training import train_sparsely
 class Thinning:
     """Trains the unpruned network of a trial towards the zeros that its cut will take.
 
-    `model` is the network: a copy of the baseline, or what `begun` has come to.
+    `model` is the network: a copy of the baseline, or what `begun` has come to. With `low_rank` its
+    layers are meant to be factored.
     """
 
     def __init__(self, trial: Trial, context: TrialContext, begun: nn.Module | None) -> None:
@@ -28,6 +29,7 @@ class Thinning:
         self._trial, self._context = trial, context
         recovery = context.recoveries[trial.spec.recovery]
         assert recovery.sparsity is not None
+        self.low_rank = recovery.sparsity.method == "low_rank"
         self._fit = replace(recovery.fit, epochs=recovery.epochs_before)
         self.model = begun or copy.deepcopy(context.model).to(context.device)
         self._shrinking = Shrinking(

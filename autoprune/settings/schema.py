@@ -99,6 +99,7 @@ class SparseTrainingConfig:
     overlap: bool = False
     budget: str = "none"
     multiplier_lr: float = 2.0
+    rank_strength: float = 0.01
 
 
 @dataclass

@@ -37,6 +37,8 @@ from autoprune.pruning.sparsity.cost import MacCost
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.pruning.sparsity.shrink import Shrinking, check_method
 from autoprune.pruning.sparsity.training import train_sparsely
+from autoprune.settings.compose import completed, compose_config, plain
+from autoprune.settings.parts import recoveries_of
 from tests.pruning_tasks import Blobs, small_net
 from tests.tiny import one_thread, request
 
@@ -150,10 +152,10 @@ def test_what_is_frozen_is_left_alone() -> None:
     for parameter in net[5].parameters():
         parameter.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
-    shrinking = shrinking_of(net, QUICK)
+    shrinking = shrinking_of(net, replace(QUICK, strength=100.0))
     shrinking.after_step(1.0, 1.0)
     assert torch.equal(net.get_parameter("5.weight"), before["5.weight"])
-    assert shrinking.metrics["sparsity_live"] < 1
+    assert shrinking.metrics["sparsity_live"] == 4 / 8
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -206,17 +208,19 @@ def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
 
 def test_values_out_of_range_are_told_together() -> None:
     with pytest.raises(FaultsError) as found:
-        Sparsity(epochs=0, method="lasso", strength=0, overlap=True, budget="mac", multiplier_lr=-1)
+        Sparsity(epochs=0, method="lasso", strength=0, overlap=True, budget="mac", multiplier_lr=-1, rank_strength=0)
     assert found.value.faults == (
         "method 'lasso' is not known; did you mean 'group_lasso'? Otherwise choose from "
-        "['group_lasso', 'slimming']",
+        "['group_lasso', 'low_rank', 'slimming']",
         "budget 'mac' is not known; did you mean 'macs'? Otherwise choose from "
         "['latency', 'macs', 'none']",
         "epochs is 0; choose 1 or more",
         "strength is 0; choose a positive number",
         "multiplier_lr is -1; choose a positive number",
+        "rank_strength is 0; choose a positive number",
+        "overlap is true and method is lasso; choose group_lasso, or no overlap",
     )
-    with pytest.raises(FaultsError, match="overlap is true and method is slimming, whose scales"):
+    with pytest.raises(FaultsError, match="overlap is true and method is slimming; choose group"):
         Sparsity(method="slimming", overlap=True)
 
 
@@ -351,7 +355,7 @@ def test_a_sweep_ranges_over_it_and_its_networks_come_back(tmp_path: Path) -> No
     ready = prepare(sweep(tmp_path, 5))
     result = start(ready)
     assert result.complete
-    found = {o.trial.spec.recovery: o for o in result.view.observations.values()}
+    found = {o.trial.spec.recovery: o for o in result.view.observations}
     assert found.keys() == {"finetune", "group_lasso"}
     for observation in found.values():
         folder = trial_folder(result.folder, observation.trial.number)
@@ -370,7 +374,7 @@ def test_a_budget_of_latency_needs_a_profile(tmp_path: Path) -> None:
     launched = launch(
         request(tmp_path, recoveries=timed, profile=True, budget=Budget(trials=1)), Tracking()
     )
-    (found,) = launched.result.view.observations.values()
+    (found,) = launched.result.view.observations
     assert isinstance(found.outcome, Measurement)
     assert found.outcome.metrics["sparsity_cost"] >= 1 - 1e-6
 
@@ -399,6 +403,17 @@ def test_what_cannot_be_trained_so_is_refused_before_anything_is(tmp_path: Path)
         make_plan(request(tmp_path, model=plain, recoveries=slim))
     couplings: Sequence[Coupling] = trace(plain, TASK.example()).couplings
     check_method(QUICK, plain, couplings)
+
+
+def test_the_shipped_options_are_what_they_say() -> None:
+    for name in ("group_lasso", "slimming", "low_rank"):
+        config = plain(compose_config("sweep", [f"recovery={name}"]))
+        ((found, recovery),) = recoveries_of(config).items()
+        assert found == f"{name}_finetune"
+        asked = Sparsity(method=name, budget="macs")
+        assert recovery == Recovery(FitPlan(epochs=8), sparsity=asked)
+        del config["recovery"]["sparsity"]  # as in a config of before
+        assert recoveries_of(completed(config)) == {"finetune": Recovery(FitPlan(epochs=8))}
 
 
 def test_a_forecast_counts_it(tmp_path: Path) -> None:

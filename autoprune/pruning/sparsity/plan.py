@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from autoprune.domain.errors import FaultsError, unknown
 
-METHODS = ("group_lasso", "slimming")
+METHODS = ("group_lasso", "slimming", "low_rank")
 BUDGETS = ("none", "macs", "latency")
 
 
@@ -19,7 +19,8 @@ class Sparsity:
     (Yuan and Lin, JRSS B, 2006); with `overlap` also of what reads it, and weights that so belong
     to two units are sums of latent variables (Jacob, Obozinski and Vert, Group Lasso with Overlap
     and Graph Lasso, ICML 2009). That of `slimming` are the absolute scales of batch norms (Liu et
-    al., ICCV 2017).
+    al., ICCV 2017). `low_rank` is `group_lasso` with the nuclear norm of every weight that the cut
+    thins out besides, at `rank_strength`: what is left of a layer may then be written as two.
 
     With a `budget` the multiplier is learnt: it grows as long as the units that are not zero cost
     more, in multiply-accumulates or in latency as the sweep's profile predicts it, than those that
@@ -32,6 +33,7 @@ class Sparsity:
     overlap: bool = False
     budget: str = "none"
     multiplier_lr: float = 2.0
+    rank_strength: float = 0.01
 
     def __post_init__(self) -> None:
         faults = []
@@ -42,16 +44,16 @@ class Sparsity:
             "epochs": (self.epochs >= 1, "1 or more"),
             "strength": (0 < self.strength < math.inf, "a positive number"),
             "multiplier_lr": (0 < self.multiplier_lr < math.inf, "a positive number"),
+            "rank_strength": (0 < self.rank_strength < math.inf, "a positive number"),
         }
         faults += [
             f"{name} is {getattr(self, name)}; choose {remedy}"
             for name, (holds, remedy) in rules.items()
             if not holds
         ]
-        if self.overlap and self.method == "slimming":
+        if self.overlap and self.method != "group_lasso":
             faults.append(
-                "overlap is true and method is slimming, whose scales belong to one unit each; "
-                "choose group_lasso, or no overlap"
+                f"overlap is true and method is {self.method}; choose group_lasso, or no overlap"
             )
         if faults:
             raise FaultsError(faults)

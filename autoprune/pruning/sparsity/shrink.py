@@ -15,6 +15,7 @@ from autoprune.pruning.sparsity.cost import Cost
 from autoprune.pruning.sparsity.groups import Floor, Lasso, Penalised, Slimming, scales_of
 from autoprune.pruning.sparsity.penalties import Apart, Block, Latent, Penalty
 from autoprune.pruning.sparsity.plan import Sparsity
+from autoprune.pruning.sparsity.ranks import Ranks
 from autoprune.tasks.protocol import device_of
 
 PRICES = (0.1, 10.0)
@@ -48,6 +49,8 @@ class Shrinking:
         self._kept = {name: kept[name] for name in self._sizes}
         self._live = dict(self._sizes)
         self._penalty = _penalty(model, pairs, plan, self._kept)
+        thinned = shrinking if plan.method == "low_rank" else []
+        self._ranks = Ranks(model, thinned, plan.rank_strength)
         prices = _prices(self._sizes, self._kept, cost if plan.budget != "none" else None)
         self.weights = [w * p for w, p in zip(self._penalty.weights, prices, strict=True)]
         self._full, self._target = cost({}), cost(self._kept)
@@ -59,6 +62,7 @@ class Shrinking:
         """
         thresholds = [lr * self.multiplier * weight for weight in self.weights]
         left = self._penalty.shrink(thresholds)
+        self._ranks.after_step(lr)
         self._live = dict(zip(self._sizes, left, strict=True))
         if self._plan.budget != "none" and self._full > self._target:
             over = (self._cost(self._live) - self._target) / (self._full - self._target)
@@ -78,8 +82,12 @@ class Shrinking:
 
     def state(self) -> dict[str, Any]:
         """What a resume needs beside the network's weights."""
-        live = list(self._live.values())
-        return {"multiplier": self.multiplier, "live": live, "copies": dict(self._penalty.state())}
+        return {
+            "multiplier": self.multiplier,
+            "live": list(self._live.values()),
+            "copies": dict(self._penalty.state()),
+            "ranks": self._ranks.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`. Raises AutopruneError for one of another training."""
@@ -87,6 +95,7 @@ class Shrinking:
             self.multiplier = float(state["multiplier"])
             self._live = dict(zip(self._sizes, state["live"], strict=True))
             self._penalty.restore(state["copies"])
+            self._ranks.restore(state["ranks"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise AutopruneError(
                 f"the state of the sparse training is of another one ({error}); start again"
