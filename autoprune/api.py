@@ -80,8 +80,9 @@ def search(
     they are left out:
 
     - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; an `autoprune.Recovery`
-      adds a `Distillation`, a `Reconstruction`, or `Sparsity` before the cut. `criterion` (``"l1"``, another name, or an
-      object of `autoprune.pruning.criteria` or your own) picks the units that it loses.
+      adds a `Distillation`, a `Reconstruction`, or `Sparsity` before the cut. `criterion`
+      (``"l1"``, another name, or an object of `autoprune.pruning.criteria` or your own) picks the
+      units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are.
     - `objectives` (``("main", "speedup")``), `constraints` (``Constraint("size_mb", high=2)``),

@@ -225,9 +225,7 @@ class _Run:
                 if epoch is None:
                     break
                 self._learn({"train_loss": epoch.loss, **thinning.metrics})
-            yield self._reached(
-                Stage.RECOVER, whole, epoch=epoch.number, fit_state=epoch.state
-            )
+            yield self._reached(Stage.RECOVER, whole, epoch=epoch.number, fit_state=epoch.state)
         with self._timed(Stage.RECOVER):
             unpruned = portable(thinning.model)
             pruned = self._pruned(unpruned, ZerosFirst(self._criterion))

@@ -37,7 +37,7 @@ class Thinning:
             context.dependencies.couplings,
             recovery.sparsity,
             kept=trial.spec.widths,
-            cost=_cost(recovery.sparsity, context),
+            cost=_cost(recovery.sparsity, trial, context),
         )
 
     @property
@@ -58,12 +58,14 @@ class Thinning:
         )
 
 
-def _cost(plan: Sparsity, context: TrialContext) -> Cost:
-    if plan.budget != "latency":
-        return MacCost(context.model, context.task.example(), context.dependencies.couplings)
-    if context.latency is None:
-        raise AutopruneError(
-            "sparsity.budget is latency, which a profile predicts, and this sweep has none; "
-            "set profile=true, or choose the budget macs"
-        )
-    return context.latency.share
+def _cost(plan: Sparsity, trial: Trial, context: TrialContext) -> Cost:
+    """What the budget is in: MACs also where the trial's widths are predicted to save no time."""
+    if plan.budget == "latency":
+        if context.latency is None:
+            raise AutopruneError(
+                "sparsity.budget is latency, which a profile predicts, and this sweep has none; "
+                "set profile=true, or choose the budget macs"
+            )
+        if context.latency.share(trial.spec.widths) < context.latency.share({}):
+            return context.latency.share
+    return MacCost(context.model, context.task.example(), context.dependencies.couplings)

@@ -23,7 +23,9 @@ class Recovery:
     """How a network is made ready for its cut, and how a cut one heals.
 
     With `sparsity` the cut that was judged first is not the last one: the unpruned network is then
-    trained towards zeros, and cut to the same widths again. At once, before it is judged the first time: what reads a cut layer is fitted by
+    trained towards zeros, and cut to the same widths again.
+
+    At once, before it is judged the first time: what reads a cut layer is fitted by
     `reconstruction`, and batch norm is recalibrated over `recalibration_batches` of train. Then it
     is trained by `fit`, with the unpruned network as its teacher where there is a `distillation`.
     """

@@ -77,7 +77,7 @@ class FitPlan:
 
 
 class StepHook(Protocol):
-    """What is done to the weights after every step of an optimizer."""
+    """What is done to the weights after every step of an optimizer, and after every epoch."""
 
     def after_step(self, lr: float, span: float) -> None:
         """Change the weights in place, inside the step's guard, after a step at rate `lr`.
@@ -87,8 +87,12 @@ class StepHook(Protocol):
         """
         ...
 
+    def after_epoch(self) -> None:
+        """Change the weights in place, inside a guard, once an epoch's last step is done."""
+        ...
+
     def state(self) -> Mapping[str, Any]:
-        """What a resume needs: tensors, numbers and containers."""
+        """What a resume needs after an epoch: tensors, numbers and containers."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -226,6 +230,9 @@ class _Trainer:
                     )
         if not losses:
             raise AutopruneError("the task's train split has no batch; give it data")
+        if self.hook is not None:
+            with self.step_guard():
+                self.hook.after_epoch()
         return sum(losses) / len(losses), lr
 
     def _step(self, batch: Any, lr: float) -> float:

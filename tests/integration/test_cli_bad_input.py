@@ -283,7 +283,9 @@ def test_sparse_training(refused: Refused) -> None:
         "autoprune: recovery.sparsity: epochs is -1; choose 1 or more",
         "autoprune: recovery.sparsity: strength is 0.0; choose a positive number",
     ]
-    message = refused("plan", *SMALL, "recovery.sparsity.epochs=2", "recovery.sparsity.budget=laten")
+    message = refused(
+        "plan", *SMALL, "recovery.sparsity.epochs=2", "recovery.sparsity.budget=laten"
+    )
     assert "did you mean 'latency'?" in message
     timed = ("recovery.sparsity.epochs=2", "recovery.sparsity.budget=latency")
     assert "a profile predicts, and this sweep has none" in refused("plan", *SMALL, *timed)

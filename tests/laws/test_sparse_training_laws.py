@@ -135,8 +135,8 @@ def shrunk(net: nn.Module, found: Dependencies, kept: Mapping[str, int], **plan:
     cost = MacCost(net, EXAMPLE.to(next(net.parameters()).dtype), found.couplings)
     asked = Sparsity(**{"strength": 1.0, **plan})  # type: ignore[arg-type]
     shrinking = Shrinking(net, found.couplings, asked, kept=kept, cost=cost)
-    for _ in range(100):
-        shrinking.after_step(0.1, 0.0)
+    for _ in range(30):
+        shrinking.after_step(0.2, 0.0)
     assert shrinking.metrics["sparsity_cost"] == pytest.approx(1.0)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
@@ -288,4 +287,3 @@ def test_going_on_with_a_factored_network(prepared: Prepared) -> None:
     end = resumed[-1].snapshot.state_dict
     assert end.keys() == kept[-1].keys()
     assert all(torch.equal(end[name], kept[-1][name]) for name in end)
-

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Observation, Stage, Trial
 from autoprune.evaluation import Progress, run_trial
 from autoprune.orchestration.artifacts import load, read_snapshot
@@ -27,7 +26,6 @@ from autoprune.orchestration.session import Prepared, prepare, resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work
-from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.graph import trace
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
@@ -193,6 +191,9 @@ def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
         def after_step(self, lr: float, span: float) -> None:
             spans.append(span)
 
+        def after_epoch(self) -> None:
+            spans.append(-1.0)
+
         def state(self) -> Mapping[str, Any]:
             return {}
 
@@ -200,15 +201,23 @@ def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
             del state
 
     list(fit(small_net(), Stream(), FitPlan(epochs=2), seed=0, hook=Hook()))
-    assert spans == [1.0, 0.0, 0.0] * 2
+    assert spans == [1.0, 0.0, 0.0, -1.0] * 2
     spans.clear()
     list(fit(small_net(), TASK, FitPlan(epochs=1), seed=0, hook=Hook()))
-    assert spans == pytest.approx([1 / 3] * 3)
+    assert spans == pytest.approx([1 / 3, 1 / 3, 1 / 3, -1.0])
 
 
 def test_values_out_of_range_are_told_together() -> None:
     with pytest.raises(FaultsError) as found:
-        Sparsity(epochs=0, method="lasso", strength=0, overlap=True, budget="mac", multiplier_lr=-1, rank_strength=0)
+        Sparsity(
+            epochs=0,
+            method="lasso",
+            strength=0,
+            overlap=True,
+            budget="mac",
+            multiplier_lr=-1,
+            rank_strength=0,
+        )
     assert found.value.faults == (
         "method 'lasso' is not known; did you mean 'group_lasso'? Otherwise choose from "
         "['group_lasso', 'low_rank', 'slimming']",
@@ -369,14 +378,32 @@ def test_a_budget_of_latency_needs_a_profile(tmp_path: Path) -> None:
     with pytest.raises(AutopruneError, match=r"'group_lasso' trains to a budget of latency.*pro"):
         make_plan(request(tmp_path, recoveries=timed))
     ready = prepare(request(tmp_path, recoveries=timed, profile=True))
-    with pytest.raises(AutopruneError, match="set profile=true, or sparsity.budget=macs"):
+    with pytest.raises(AutopruneError, match=r"set profile=true, or sparsity.budget=macs"):
         start(ready)  # by itself, without the profile that `launch` makes
     launched = launch(
         request(tmp_path, recoveries=timed, profile=True, budget=Budget(trials=1)), Tracking()
     )
     (found,) = launched.result.view.observations
     assert isinstance(found.outcome, Measurement)
-    assert found.outcome.metrics["sparsity_cost"] >= 1 - 1e-6
+    assert found.outcome.metrics["sparsity_cost"] > 0
+    assert found.outcome.metrics["sparsity_multiplier"] != QUICK.strength
+
+
+def test_the_multiplier_falls_where_less_is_spent_than_may_be() -> None:
+    """As a predicted latency may: here what is left costs nothing as soon as a unit is zero."""
+    net = small_net()
+    couplings = trace(net, TASK.example()).couplings
+
+    def cost(live: Mapping[str, int]) -> float:
+        return {SIZES["0"]: 1.0, KEPT["0"]: 0.5}.get(live.get("0", SIZES["0"]), 0.0)
+
+    shrinking = Shrinking(net, couplings, QUICK, kept=KEPT, cost=cost)
+    with torch.no_grad():
+        for parameter in (*net[0].parameters(), *net[1].parameters()):
+            parameter[0] = 0
+    shrinking.after_step(1e-9, 1.0)
+    assert shrinking.metrics["sparsity_cost"] == 0
+    assert shrinking.multiplier == pytest.approx(QUICK.strength * math.exp(-QUICK.multiplier_lr))
 
 
 def test_a_trial_without_a_prediction_says_so(tmp_path: Path) -> None:
@@ -401,8 +428,7 @@ def test_what_cannot_be_trained_so_is_refused_before_anything_is(tmp_path: Path)
     slim = {"slimming": RECOVERIES["slimming"]}
     with pytest.raises(AutopruneError, match=r"scales of batch norms, and Sequential has none"):
         make_plan(request(tmp_path, model=plain, recoveries=slim))
-    couplings: Sequence[Coupling] = trace(plain, TASK.example()).couplings
-    check_method(QUICK, plain, couplings)
+    check_method(QUICK, plain, trace(plain, TASK.example()).couplings)
 
 
 def test_the_shipped_options_are_what_they_say() -> None:
@@ -429,5 +455,3 @@ def test_journals_of_before_go_on(tmp_path: Path) -> None:
     assert began != now
     assert conditions_now(began) == now
     assert conditions_now(now) == now
-
-

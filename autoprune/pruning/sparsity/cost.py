@@ -14,7 +14,7 @@ from autoprune.pruning.isolation import outputs_of
 from autoprune.tasks.protocol import Inputs
 
 Cost = Callable[[Mapping[str, int]], float]
-"""The cost at so many units by group, groups left out being whole, as a share of the cost of all."""
+"""The cost at so many units by group, those left out being whole, as a share of the cost of all."""
 
 
 @dataclass

@@ -118,9 +118,7 @@ def lasso_factors(
     return torch.where(spared, torch.ones_like(factors), factors) * (norms > 0)
 
 
-def norms_of(
-    pieces: Sequence[Piece], tensors: Sequence[torch.Tensor], units: int
-) -> torch.Tensor:
+def norms_of(pieces: Sequence[Piece], tensors: Sequence[torch.Tensor], units: int) -> torch.Tensor:
     """The length of every unit's block: [u]."""
     parts = zip(pieces, tensors, strict=True)
     return torch.stack([piece.sums(x.square(), units) for piece, x in parts]).sum(0).sqrt()

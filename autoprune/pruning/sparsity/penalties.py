@@ -21,7 +21,7 @@ class Penalty(Protocol):
         ...
 
     def shrink(self, thresholds: Sequence[float]) -> Sequence[int]:
-        """One proximal step, in place, with a threshold a group; how many units of each are left."""
+        """One proximal step, in place, with a threshold a group; how many units each has left."""
         ...
 
     def state(self) -> Parts:

@@ -3,7 +3,7 @@
 Axis legend: o = outputs of a layer, n = its inputs (channels times kernel).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from autoprune.pruning.factors import factorable
 from autoprune.pruning.sparsity.prox import singular_value_threshold
 
 EVERY = 16
-"""Steps of the optimizer whose thresholds are taken at once: a decomposition costs many of them."""
+"""At most so many steps' thresholds are taken at once: a decomposition costs more than a step."""
 
 
 class Ranks:
@@ -32,22 +32,17 @@ class Ranks:
         self._strength, self._owed, self._steps = strength, 0.0, 0
 
     def after_step(self, lr: float) -> None:
-        """Take part of a step: every so often the weights change, in place."""
+        """Take note of a step; every so often the weights change, in place."""
         self._owed += lr * self._strength
         self._steps += 1
-        if self._steps < EVERY:
-            return
+        if self._steps == EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Take the steps that were noted and not taken yet."""
         for weight in self._weights:
             _threshold(weight, self._owed)
         self._owed, self._steps = 0.0, 0
-
-    def state(self) -> dict[str, float | int]:
-        """What a resume needs beside the weights."""
-        return {"owed": self._owed, "steps": self._steps}
-
-    def restore(self, state: Mapping[str, float | int]) -> None:
-        """Go on from a `state`. Raises KeyError for one of another training."""
-        self._owed, self._steps = float(state["owed"]), int(state["steps"])
 
 
 def _threshold(weight: nn.Parameter, threshold: float) -> None:

@@ -66,7 +66,13 @@ class Shrinking:
         self._live = dict(zip(self._sizes, left, strict=True))
         if self._plan.budget != "none" and self._full > self._target:
             over = (self._cost(self._live) - self._target) / (self._full - self._target)
-            self.multiplier *= math.exp(self._plan.multiplier_lr * span * over)
+            # a predicted latency may be below the target where more units are left, too
+            self.multiplier *= math.exp(self._plan.multiplier_lr * span * max(over, -1.0))
+
+    @torch.no_grad()
+    def after_epoch(self) -> None:
+        """Take what the nuclear norm is owed."""
+        self._ranks.settle()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -86,7 +92,6 @@ class Shrinking:
             "multiplier": self.multiplier,
             "live": list(self._live.values()),
             "copies": dict(self._penalty.state()),
-            "ranks": self._ranks.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -95,7 +100,6 @@ class Shrinking:
             self.multiplier = float(state["multiplier"])
             self._live = dict(zip(self._sizes, state["live"], strict=True))
             self._penalty.restore(state["copies"])
-            self._ranks.restore(state["ranks"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise AutopruneError(
                 f"the state of the sparse training is of another one ({error}); start again"
