@@ -95,7 +95,7 @@ class SparseTrainingConfig:
 
     epochs: int = 0
     method: str = "group_lasso"
-    strength: float = 1e-3
+    strength: float = 0.01
     overlap: bool = False
     budget: str = "none"
     multiplier_lr: float = 2.0

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.space import Group, PruningSpec
 from autoprune.measurement.cost import costs
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.criteria import criterion_of
 from autoprune.pruning.graph import Dependencies, trace
 from autoprune.pruning.sparsity.blocks import pieces_of, silent_units
 from autoprune.pruning.sparsity.cost import MacCost
-from autoprune.pruning.sparsity.groups import Floor, Lasso
+from autoprune.pruning.sparsity.groups import Lasso, Longest
 from autoprune.pruning.sparsity.penalties import Block, Latent
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.pruning.sparsity.prox import (
@@ -121,6 +121,26 @@ def test_short_blocks_are_exactly_zero(x: torch.Tensor, threshold: float) -> Non
     short = x.norm(dim=1) <= threshold
     assert (found[short] == 0).all()
     assert (found[~short].norm(dim=1) > 0).all()
+
+
+@many
+@given(matrices(4, 3), matrices(4, 3), thresholds, st.integers(1, 4))
+def test_sparing_the_longest_is_the_best_point_of_what_the_others_weigh(
+    x: torch.Tensor, other: torch.Tensor, threshold: float, kept: int
+) -> None:
+    """The penalty is the length of the 4 - kept shortest blocks together."""
+    coupling = Coupling(Group("g", "neurons", 4), (), np.zeros(4, np.int64))
+    longest = Longest(coupling, kept, torch.device("cpu"))
+    spared = longest.among(x.norm(dim=1))
+    assert spared.sum() == kept
+    best = torch.where(spared[:, None], x, blocks(x, threshold))
+
+    def value(y: torch.Tensor) -> torch.Tensor:
+        short = y.norm(dim=1).sort().values[: 4 - kept].sum()
+        return (y - x).square().sum() / 2 + threshold * short
+
+    for y in (other, best + 1e-3 * other, 0.5 * best, torch.zeros_like(x), x, blocks(x, threshold)):
+        assert value(y) + 1e-8 >= value(best)
 
 
 def kept_of(draw: st.DataObject, found: Dependencies) -> dict[str, int]:
@@ -227,7 +247,7 @@ def latent(net: nn.Module, couplings: Sequence[Coupling], kept: int) -> Latent:
     blocks = [
         Block(
             pieces_of(net, coupling, readers=True),
-            Floor(coupling, kept, torch.device("cpu")),
+            Longest(coupling, kept, torch.device("cpu")),
             coupling.group.size,
         )
         for coupling in couplings
@@ -243,7 +263,7 @@ def test_latent_variables_of_one_group_are_its_weights(net: nn.Module, threshold
     net, twin = net.double(), copy.deepcopy(net).double()
     (coupling,) = [c for c in trace(net, EXAMPLE.double()).couplings if c.group.name == "fc1"]
     pieces = pieces_of(twin, coupling, readers=True)
-    lasso = Lasso(pieces, Floor(coupling, 3, torch.device("cpu")), coupling.group.size)
+    lasso = Lasso(pieces, Longest(coupling, 3, torch.device("cpu")), coupling.group.size)
     assert latent(net, [coupling], 3).shrink([threshold]) == [lasso.shrink(threshold)]
     for name, weight in net.named_parameters():
         torch.testing.assert_close(weight, twin.get_parameter(name))

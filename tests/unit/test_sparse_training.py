@@ -436,7 +436,8 @@ def test_the_shipped_options_are_what_they_say() -> None:
         config = plain(compose_config("sweep", [f"recovery={name}"]))
         ((found, recovery),) = recoveries_of(config).items()
         assert found == f"{name}_finetune"
-        asked = Sparsity(method=name, budget="macs")
+        strength = 0.05 if name == "slimming" else 0.01
+        asked = Sparsity(method=name, budget="macs", strength=strength)
         assert recovery == Recovery(FitPlan(epochs=8), sparsity=asked)
         del config["recovery"]["sparsity"]  # as in a config of before
         assert recoveries_of(completed(config)) == {"finetune": Recovery(FitPlan(epochs=8))}

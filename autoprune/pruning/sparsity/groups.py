@@ -1,4 +1,4 @@
-"""One group under a penalty: which of its units a proximal step shrinks, and which it spares.
+"""One group under a penalty: which of its units a proximal step shrinks, and how.
 
 Axis legend: u = units of the group, b = blocks of units of which equally many stay.
 """
@@ -30,13 +30,13 @@ class Penalised(Protocol):
         ...
 
 
-class Floor:
-    """The units that a cut may not take: a group never has fewer that are not zero.
+class Longest:
+    """The units that no step touches: the longest, as many of each block as the cut will leave.
 
-    So long as a group has more units than it will keep, all are shrunk alike, and whether one
-    becomes zero is between the penalty and the loss. Once as many are zero as the cut takes, the
-    others are left alone: to make more of them zero would be for nothing, and to shrink them only
-    harm.
+    The penalty is the sum of the lengths of all others, whose proximal step is exactly this: the
+    longest stay, the others are soft-thresholded (Gotoh, Takeda and Tono, DC Formulations and
+    Algorithms for Sparse Optimization Problems, Mathematical Programming, 2018). Units change sides
+    as the loss makes them longer or shorter; once the others are zero the penalty is, too.
     """
 
     def __init__(self, coupling: Coupling, kept: int, device: torch.device) -> None:
@@ -44,29 +44,25 @@ class Floor:
         self._units = torch.from_numpy(np.stack(cells)).to(device)  # [b, u / b]
         self._falling = (coupling.group.size - kept) // len(cells)
 
-    def spared(self, norms: torch.Tensor, dying: torch.Tensor) -> torch.Tensor:
-        """Which units must not be shrunk: bool [u], from what they weigh [u] and which of them the
-        step would make zero, or are zero [u].
-        """
-        units = self._units.gather(1, norms[self._units].argsort(dim=1, stable=True))
-        falling, staying = units[:, : self._falling], units[:, self._falling :]
-        complete = dying[falling].all(1, keepdim=True)
-        spared = torch.zeros_like(dying)
-        spared[staying] = dying[staying] | complete
-        return spared
+    def among(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Which they are, by the lengths of all [u]; of equal ones the later: bool [u]."""
+        units = self._units.gather(1, lengths[self._units].argsort(dim=1, stable=True))
+        found = torch.zeros_like(lengths, dtype=torch.bool)
+        found[units[:, self._falling :]] = True
+        return found
 
 
 class Lasso:
     """Everything that makes a unit, as one block."""
 
-    def __init__(self, pieces: Sequence[Piece], floor: Floor, units: int) -> None:
-        self._pieces, self._floor, self._units = pieces, floor, units
+    def __init__(self, pieces: Sequence[Piece], longest: Longest, units: int) -> None:
+        self._pieces, self._longest, self._units = pieces, longest, units
         self.weight = block_weight(pieces, units)
 
     def shrink(self, threshold: float) -> int:
         """See `Penalised`."""
         tensors = [piece.tensor for piece in self._pieces]
-        factors = lasso_factors(self._pieces, tensors, self._floor, threshold, self._units)
+        factors = lasso_factors(self._pieces, tensors, self._longest, threshold, self._units)
         for piece in self._pieces:
             piece.tensor.mul_(piece.spread(factors))
         return int((factors != 0).sum())
@@ -78,21 +74,20 @@ class Slimming:
     weight = 1.0
 
     def __init__(
-        self, pieces: Sequence[Piece], scales: Sequence[Piece], floor: Floor, units: int
+        self, pieces: Sequence[Piece], scales: Sequence[Piece], longest: Longest, units: int
     ) -> None:
-        self._pieces, self._scales, self._floor, self._units = pieces, scales, floor, units
+        self._pieces, self._scales, self._longest, self._units = pieces, scales, longest, units
 
     def shrink(self, threshold: float) -> int:
         """See `Penalised`."""
         shrunk = [soft_threshold(scale.tensor, threshold) for scale in self._scales]
         before = self._sums([scale.tensor for scale in self._scales])
-        dying = self._sums(shrunk) == 0
-        spared = self._floor.spared(before, dying)
+        spared = self._longest.among(before)
         for scale, after in zip(self._scales, shrunk, strict=True):
             stays = scale.spread(spared.float(), rest=1.0) > 0
             scale.tensor.copy_(torch.where(stays, scale.tensor, after))
         # one that says nothing but its shift is silenced, so that it can go without a trace
-        alive = (~dying | spared) & (before > 0)
+        alive = self._sums([scale.tensor for scale in self._scales]) > 0
         for piece in self._pieces:
             piece.tensor.mul_(piece.spread(alive.to(piece.tensor.dtype)))
         return int(alive.sum())
@@ -105,7 +100,7 @@ class Slimming:
 def lasso_factors(
     pieces: Sequence[Piece],
     tensors: Sequence[torch.Tensor],
-    floor: Floor,
+    longest: Longest,
     threshold: float,
     units: int,
 ) -> torch.Tensor:
@@ -114,8 +109,7 @@ def lasso_factors(
     """
     norms = norms_of(pieces, tensors, units)
     factors = block_factors(norms, threshold)
-    spared = floor.spared(norms, (factors == 0) | (norms == 0))
-    return torch.where(spared, torch.ones_like(factors), factors) * (norms > 0)
+    return torch.where(longest.among(norms) & (norms > 0), torch.ones_like(factors), factors)
 
 
 def norms_of(pieces: Sequence[Piece], tensors: Sequence[torch.Tensor], units: int) -> torch.Tensor:

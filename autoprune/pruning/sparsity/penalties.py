@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from autoprune.pruning.sparsity.blocks import Piece
-from autoprune.pruning.sparsity.groups import Floor, Penalised, block_weight, lasso_factors
+from autoprune.pruning.sparsity.groups import Longest, Penalised, block_weight, lasso_factors
 
 Parts = Mapping[str, torch.Tensor]
 
@@ -58,7 +58,7 @@ class Block:
     """The pieces of a group of `units` units, those that read it included."""
 
     pieces: Sequence[Piece]
-    floor: Floor
+    longest: Longest
     units: int
 
 
@@ -98,7 +98,7 @@ class Latent:
         for block, copies, threshold in zip(self._blocks, self._copies, thresholds, strict=True):
             for piece, copy in zip(block.pieces, copies, strict=True):
                 copy.add_(moved[id(piece.tensor)] * self._inside(piece))
-            factors = lasso_factors(block.pieces, copies, block.floor, threshold, block.units)
+            factors = lasso_factors(block.pieces, copies, block.longest, threshold, block.units)
             stays = (factors != 0).to(factors.dtype)
             for piece, copy in zip(block.pieces, copies, strict=True):
                 copy.mul_(piece.spread(factors))

@@ -22,14 +22,16 @@ class Sparsity:
     al., ICCV 2017). `low_rank` is `group_lasso` with the nuclear norm of every weight that the cut
     thins out besides, at `rank_strength`: what is left of a layer may then be written as two.
 
-    With a `budget` the multiplier is learnt: it grows as long as the units that are not zero cost
-    more, in multiply-accumulates or in latency as the sweep's profile predicts it, than those that
-    the cut will leave; by up to a factor of ``exp(multiplier_lr)`` an epoch.
+    As many units of each group as the cut will leave are spared, the longest: nothing is gained by
+    making these shorter. With a `budget` the multiplier is learnt, by ascent on its logarithm: it
+    grows as long as the units that are not zero cost more, in multiply-accumulates or in latency as
+    the sweep's profile predicts it, than those that the cut will leave; by a factor of
+    ``exp(multiplier_lr)`` an epoch as long as they cost twice as much.
     """
 
     epochs: int = 4
     method: str = "group_lasso"
-    strength: float = 1e-3
+    strength: float = 0.01
     overlap: bool = False
     budget: str = "none"
     multiplier_lr: float = 2.0

@@ -12,12 +12,12 @@ import torch
 def block_factors(norms: torch.Tensor, thresholds: torch.Tensor | float) -> torch.Tensor:
     """What the step against the sum of the blocks' norms multiplies every block with: [u].
 
-    ``max(0, 1 - t / |x|)`` of a block x with norm |x| in `norms` [u] (Yuan and Lin, Model Selection
-    and Estimation in Regression with Grouped Variables, JRSS B, 2006): blocks no longer than
-    their threshold, a positive one, become exactly zero, all others get shorter by it.
+    ``max(0, |x| - t) / |x|`` of a block x with norm |x| in `norms` [u] (Yuan and Lin, Model
+    Selection and Estimation in Regression with Grouped Variables, JRSS B, 2006): blocks no longer
+    than their threshold become exactly zero, all others get shorter by it.
     """
     tiny = torch.finfo(norms.dtype).tiny
-    return (1 - thresholds / norms.clamp_min(tiny)).clamp_min(0)
+    return (norms - thresholds).clamp_min(0) / norms.clamp_min(tiny)
 
 
 def soft_threshold(x: torch.Tensor, threshold: float) -> torch.Tensor:

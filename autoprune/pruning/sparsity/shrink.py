@@ -12,22 +12,22 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.sparsity.blocks import Piece, pieces_of
 from autoprune.pruning.sparsity.cost import Cost
-from autoprune.pruning.sparsity.groups import Floor, Lasso, Penalised, Slimming, scales_of
+from autoprune.pruning.sparsity.groups import Lasso, Longest, Penalised, Slimming, scales_of
 from autoprune.pruning.sparsity.penalties import Apart, Block, Latent, Penalty
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.pruning.sparsity.ranks import Ranks
 from autoprune.tasks.protocol import device_of
 
-PRICES = (0.1, 10.0)
+PRICES = (1 / 3, 3.0)
 """How far a unit's price may be from the mean: a group that costs nothing shrinks all the same."""
 
 
 class Shrinking:
     """The proximal step behind every step of an optimizer (a `StepHook`).
 
-    `kept` are the units of every group that the cut will leave: groups that stay whole are not
-    touched, and no group gets fewer units that are not zero. `cost` tells what live units cost.
-    With a budget the threshold of a group is its unit's price, in that cost, times the multiplier.
+    `kept` are the units of every group that the cut will leave: so many of each are not touched,
+    the longest, and groups that stay whole not at all. `cost` tells what live units cost. With a
+    budget the threshold of a group is its unit's price, in that cost, times the multiplier.
     `weights` are how much of the multiplier every group has.
     """
 
@@ -53,7 +53,7 @@ class Shrinking:
         self._ranks = Ranks(model, thinned, plan.rank_strength)
         prices = _prices(self._sizes, self._kept, cost if plan.budget != "none" else None)
         self.weights = [w * p for w, p in zip(self._penalty.weights, prices, strict=True)]
-        self._full, self._target = cost({}), cost(self._kept)
+        self._target = cost(self._kept)
 
     @torch.no_grad()
     def after_step(self, lr: float, span: float) -> None:
@@ -64,10 +64,10 @@ class Shrinking:
         left = self._penalty.shrink(thresholds)
         self._ranks.after_step(lr)
         self._live = dict(zip(self._sizes, left, strict=True))
-        if self._plan.budget != "none" and self._full > self._target:
-            over = (self._cost(self._live) - self._target) / (self._full - self._target)
+        if self._plan.budget != "none":
             # a predicted latency may be below the target where more units are left, too
-            self.multiplier *= math.exp(self._plan.multiplier_lr * span * max(over, -1.0))
+            over = min(self._cost(self._live) / self._target - 1, 1.0)
+            self.multiplier *= math.exp(self._plan.multiplier_lr * span * over)
 
     @torch.no_grad()
     def after_epoch(self) -> None:
@@ -122,9 +122,9 @@ def _penalty(
     kept: Mapping[str, int],
 ) -> Penalty:
     device = device_of(model)
-    floors = [Floor(c, kept[c.group.name], device) for c, _ in pairs]
+    longest = [Longest(c, kept[c.group.name], device) for c, _ in pairs]
     blocks = [
-        Block(pieces, floor, c.group.size) for (c, pieces), floor in zip(pairs, floors, strict=True)
+        Block(pieces, stay, c.group.size) for (c, pieces), stay in zip(pairs, longest, strict=True)
     ]
     if plan.overlap:
         return Latent(blocks)
@@ -133,9 +133,9 @@ def _penalty(
         scales = _trained(scales_of(model, coupling)) if plan.method == "slimming" else ()
         # a group without batch norm takes the other method, as the criterion bn_scale falls back
         groups.append(
-            Slimming(block.pieces, scales, block.floor, block.units)
+            Slimming(block.pieces, scales, block.longest, block.units)
             if scales
-            else Lasso(block.pieces, block.floor, block.units)
+            else Lasso(block.pieces, block.longest, block.units)
         )
     return Apart(groups)
 
