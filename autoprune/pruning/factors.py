@@ -119,18 +119,20 @@ def _chosen(layers: dict[str, Layer], factor: Factor) -> Layer:
 
 
 def _pair(layer: Layer, rank: int) -> nn.Sequential:
-    more: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     bias = layer.bias is not None
-    # without first weights, which would be drawn from the process's random numbers
-    make = nn.utils.skip_init
+    # on no device at first: weights there are not drawn from the process's random numbers
+    more: dict[str, Any] = {"device": "meta", "dtype": layer.weight.dtype}
+    first: Layer
+    second: Layer
     if isinstance(layer, nn.Linear):
-        first = make(nn.Linear, layer.in_features, rank, bias=False, **more)
-        second = make(nn.Linear, rank, layer.out_features, bias=bias, **more)
+        first = nn.Linear(layer.in_features, rank, bias=False, **more)
+        second = nn.Linear(rank, layer.out_features, bias=bias, **more)
     else:
         kind = type(layer)
-        first = make(kind, layer.in_channels, rank, bias=False, **_place(layer), **more)
-        second = make(kind, rank, layer.out_channels, kernel_size=1, bias=bias, **more)
-    pair = nn.Sequential(first, second).train(layer.training)
+        first = kind(layer.in_channels, rank, bias=False, **_place(layer), **more)
+        second = kind(rank, layer.out_channels, kernel_size=1, bias=bias, **more)
+    pair = nn.Sequential(first, second).to_empty(device=layer.weight.device)
+    pair.train(layer.training)
     for parameter in pair.parameters():
         parameter.requires_grad_(layer.weight.requires_grad)
     return pair

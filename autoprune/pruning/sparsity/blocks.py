@@ -32,11 +32,12 @@ class Piece:
     def sums(self, values: torch.Tensor, units: int) -> torch.Tensor:
         """Sum a tensor shaped like the parameter over everything of a unit: [u]."""
         if self.groups > 1:
-            rows = values.unflatten(0, (self.groups, -1)).transpose(1, 2)
+            rows = values.reshape(self.groups, -1, *values.shape[1:]).transpose(1, 2)
             along = rows.reshape(self.groups * values.shape[1], -1).sum(1)
         else:
             along = values.movedim(self.axis, 0).reshape(values.shape[self.axis], -1).sum(1)
-        return along.new_zeros(units).index_add_(0, self.unit, along[self.index])
+        total: torch.Tensor = along.new_zeros(units)
+        return total.index_add_(0, self.unit, along[self.index])
 
     def spread(self, values: torch.Tensor, rest: float = 1.0) -> torch.Tensor:
         """The values of units [u], to be broadcast to the parameter; `rest` where no unit is."""

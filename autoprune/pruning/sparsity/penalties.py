@@ -121,7 +121,7 @@ class Latent:
             for p, copy in enumerate(copies):
                 copy.copy_(state[f"{g}.{p}"])
 
-    def _put_together(self, alive: Parts) -> None:
+    def _put_together(self, alive: Mapping[int, torch.Tensor]) -> None:
         """Write the weights that the copies amount to."""
         totals = {id(tensor): torch.zeros_like(tensor) for tensor in self._tensors}
         for block, copies in zip(self._blocks, self._copies, strict=True):

@@ -40,4 +40,5 @@ def singular_value_threshold(matrix: torch.Tensor, threshold: float) -> torch.Te
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values = (values - threshold).clamp_min(0)
     rank = int((values > 0).sum())
-    return (left[:, :rank] * values[:rank]) @ right[:rank]
+    shrunk: torch.Tensor = (left[:, :rank] * values[:rank]) @ right[:rank]
+    return shrunk

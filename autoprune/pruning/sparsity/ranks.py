@@ -45,7 +45,7 @@ class Ranks:
         self._owed, self._steps = 0.0, 0
 
 
-def _threshold(weight: nn.Parameter, threshold: float) -> None:
+def _threshold(weight: torch.Tensor, threshold: float) -> None:
     """The step on the weight [o, n], without its rows and columns that are zero."""
     matrix = weight.detach().flatten(1)
     rows, columns = matrix.any(1).nonzero().flatten(), matrix.any(0).nonzero().flatten()
