@@ -44,6 +44,7 @@ from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.schedule import Schedule
+from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.searchers.named import AnyFactory, searcher_named
 from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
@@ -63,6 +64,7 @@ __all__ = [
     "Reconstruction",
     "Recovery",
     "Schedule",
+    "Sparsity",
     "load",
     "measure",
     "search",
@@ -87,10 +89,10 @@ def search(
     they are left out:
 
     - `recovery` (``FitPlan(epochs=8)``): how each pruned network heals; an `autoprune.Recovery`
-      adds a `Distillation`, a `Reconstruction` or a `Schedule` of rounds; one that rewinds does so
-      to `early` (None), the network as it was early in its training. `criterion` (``"l1"``,
-      another name, or an object of `autoprune.pruning.criteria` or your own) picks the units that
-      it loses.
+      adds a `Distillation`, a `Reconstruction`, `Sparsity` before the cut or a `Schedule` of
+      rounds; one that rewinds does so to `early` (None), the network as it was early in its
+      training. `criterion` (``"l1"``, another name, or an object of `autoprune.pruning.criteria`
+      or your own) picks the units that it loses.
     - `min_kept` (0.1): the least share of its units that a group keeps, in multiples of `step`
       (1, on CUDA 8); those whose names match a pattern of `exclude` stay as they are, and those
       that are not of `kinds` (``("channels", "neurons", "heads")``; ``"blocks"`` is depth).

@@ -36,7 +36,7 @@ def plan(call: Call) -> int:
 
 def _costs(request: SweepRequest, found: Plan) -> list[str]:
     budget = request.budget
-    epochs = max(recovery.fit.epochs for recovery in request.recoveries.values())
+    epochs = max(recovery.epochs for recovery in request.recoveries.values())
     trials = "any number of" if budget.trials is None else str(budget.trials)
     return [
         f"network     {short(found.costs['macs'])} MACs, "

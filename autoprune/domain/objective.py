@@ -64,7 +64,9 @@ COST_METRICS = SIZE_METRICS | SPEED_METRICS
 
 def is_measured(name: str) -> bool:
     """Whether a metric's name stands for a cost, an interval or a proxy that a trial gives."""
-    return name in COST_METRICS or name.startswith((*SPEED_METRICS, "proxy_", "train_loss"))
+    return name in COST_METRICS or name.startswith(
+        (*SPEED_METRICS, "proxy_", "sparsity_", "train_loss")
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ class Measurement:
     `metrics` holds the task's own metrics on val, ``speedup``, ``latency_ms``, ``macs``,
     ``params``, ``size_mb`` and whatever else was measured; the bounds of an interval stand
     beside their metric as ``<name>_low`` and ``<name>_high``, the value before recovery as
-    ``proxy_<name>``. `stopped_by` names the broken constraint for which the trial was ended
+    ``proxy_<name>``, and that right after the cut which sparse training ended in as
+    ``sparsity_<name>``. `stopped_by` names the broken constraint for which the trial was ended
     early; its task metrics are then the proxy's. `seconds` is the time spent by stage.
     """
 

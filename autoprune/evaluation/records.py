@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.domain.latency import LatencyModel
 from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Observation, Speedup, Stage
@@ -40,9 +41,10 @@ class TrialContext:
     latency of the baseline that the sweep counts from: a trial's is it over the paired speedup.
     `recoveries` and `criteria` are looked up by the names in a spec. `step_guard` surrounds every
     step of work that would disturb a measurement on the same node. `rungs` are the epochs of
-    recovery after which a trial may have to pause. `early` is the baseline early in its training,
-    on the CPU, where a recovery rewinds to it. Networks in int8 are calibrated on
-    `calibration_batches` of train.
+    recovery after which a trial may have to pause; those before the cut do not count. `early` is
+    the baseline early in its training, on the CPU, where a recovery rewinds to it. Networks in
+    int8 are calibrated on `calibration_batches` of train. `latency` predicts a network's time,
+    where the sweep has a profile.
     """
 
     model: nn.Module
@@ -61,13 +63,15 @@ class TrialContext:
     rungs: Sequence[int] = ()
     early: nn.Module | None = None
     calibration_batches: int = 8
+    latency: LatencyModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that is needed to go on with a trial after `epoch` epochs, or to rebuild its network.
 
-    The network is that of the moment: before the last round of a schedule it is wider than asked.
+    The network is that of the moment: before the last round of a schedule it is wider than asked,
+    and after epochs of training before the cut, which count, too, it is not cut.
     `state_dict` and `fit` refer to live tensors: write them before taking the next step. `fit` is
     None where no epoch was trained. Where a trial may pause, or is `done`, `outputs` holds what
     the network, on the CPU, makes of the task's example input: whoever rebuilds it can tell that
@@ -88,7 +92,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a step found: its stage, the epoch of recovery (0 elsewhere), and those metrics that
+    """What a step found: its stage, the epoch of training (0 elsewhere), and those metrics that
     are new since the step before. On a rung of the ladder `worth` is what the trial has come to
     if it pauses there. Of a trial in int8 the task's metrics are those of the quantised network
     where they count: before recovery, on a rung and at the end; in between, of what is trained.

@@ -26,8 +26,10 @@ from autoprune.domain.trial import (
     Trial,
     TrialError,
 )
+from autoprune.evaluation.factoring import factored_where_faster
 from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
+from autoprune.evaluation.thinning import Thinning
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import speed_metrics
 from autoprune.measurement.prepared import out_of_memory
@@ -40,6 +42,7 @@ from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitState
 from autoprune.pruning.rounds import Choosing, Rounds
+from autoprune.pruning.sparsity.training import ZerosFirst
 from autoprune.pruning.surgery import Pruned, prune
 
 
@@ -117,13 +120,13 @@ class _Run:
 
     @property
     def _epochs(self) -> int:
-        return self._recovery.fit.epochs
+        return self._recovery.epochs
 
-    def _healing(self, recipe: Recipe) -> Healing:
+    def _healing(self, recipe: Recipe, unpruned: nn.Module | None = None) -> Healing:
         return Healing(
             self._recovery,
             self.context.task,
-            self.context.model,
+            self.context.model if unpruned is None else unpruned,
             recipe.history,
             seed=self.trial.seed,
             step_guard=self._guard,
@@ -164,6 +167,7 @@ class _Run:
                 # who decides whether it goes on may not have heard that it got here
                 stage = Stage.RECOVER if self.resume.epoch else Stage.PROXY
                 yield self._reached(stage, cut, epoch=self.resume.epoch, fit_state=self.resume.fit)
+        cut = yield from self._thinned(cut)
         cut = yield from self._recover(cut)
         with self._timed(Stage.EVALUATE):
             if self._epochs:  # otherwise the proxy is what the network is worth
@@ -174,17 +178,10 @@ class _Run:
 
     def _cheap_stages(self) -> Generator[Progress, None, _Cut]:
         context = self.context
-        example, choosing = context.task.example(), self._choosing()
+        example = context.task.example()
         with self._timed(Stage.PRUNE):
-            pruned = prune(
-                context.model,
-                example,
-                self.trial.spec,
-                criterion=choosing.criterion,
-                scoring=choosing.scoring,
-                dependencies=choosing.dependencies,
-            )
-            recipe = replace(pruned.recipe, model=context.model_config)
+            pruned = self._pruned(context.model)
+            recipe = pruned.recipe
             if self.trial.spec.precision == FP32:  # else what it takes is known once quantised
                 with self._guard():
                     self._learn(costs(pruned.model, example))
@@ -206,17 +203,87 @@ class _Run:
             self._learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
         return _Cut(model, recipe, speedup)
 
+    def _pruned(self, model: nn.Module) -> Pruned:
+        """The baseline, or what `_thinned` trained of it, cut to the trial's widths, on the CPU,
+        with the whole recipe.
+        """
+        context, choosing, spec = self.context, self._choosing(), self.trial.spec
+        criterion, removed = choosing.criterion, None
+        if model is not context.model:
+            criterion, removed = ZerosFirst(criterion), choosing.uneven(context.model, spec.widths)
+        pruned = prune(
+            model,
+            context.task.example(),
+            spec,
+            criterion=criterion,
+            scoring=choosing.scoring,
+            dependencies=choosing.dependencies,
+            removed=removed,
+        )
+        return replace(pruned, recipe=replace(pruned.recipe, model=context.model_config))
+
+    def _thinned(self, cut: _Cut) -> Generator[Progress, None, _Cut]:
+        """The unpruned network trained towards zeros and cut anew, where the recovery says so.
+
+        The cut of before told the speed, which is a matter of the widths.
+        """
+        before = self._recovery.epochs_before
+        done = 0 if self.resume is None else self.resume.epoch
+        if not before or done > before:
+            return cut
+        with self._timed(Stage.RECOVER), self._guard():
+            thinning = Thinning(self.trial, self.context, cut.model if done else None)
+            resume = None if self.resume is None else self.resume.fit
+            epochs = thinning.epochs(resume, self._guard)
+            whole = _Cut(thinning.model, replace(cut.recipe, history=()), cut.speedup)
+        while True:
+            with self._timed(Stage.RECOVER):
+                epoch = next(epochs, None)
+                if epoch is None:
+                    break
+                self._learn({"train_loss": epoch.loss, **thinning.metrics})
+            yield self._reached(Stage.RECOVER, whole, epoch=epoch.number, fit_state=epoch.state)
+        with self._timed(Stage.RECOVER):
+            unpruned = portable(thinning.model)
+            pruned = self._pruned(unpruned)
+            model = pruned.model.to(self.context.device)
+            self._healing(pruned.recipe, unpruned).at_once(model)
+        cut = replace(cut, model=model, recipe=pruned.recipe)
+        if thinning.low_rank and self.trial.spec.precision == FP32:
+            with self._timed(Stage.MEASURE):
+                cut = self._factored(cut)
+        with self._timed(Stage.RECOVER):
+            found = self._evaluate(self._deployed(cut.model))
+            self._learn(found | {f"sparsity_{name}": value for name, value in found.items()})
+        return cut
+
+    def _factored(self, cut: _Cut) -> _Cut:
+        """The network with layers as two where that is faster, measured anew where one is."""
+        context = self.context
+        model, factors = factored_where_faster(cut.model, context)
+        self._learn({"sparsity_factored": len(factors)})
+        if not factors:
+            return cut
+        example = context.task.example()
+        with self._guard():
+            self._learn(costs(model, example))
+        speedup = context.meter.measure(model, context.model, example)
+        self._learn(speed_metrics(speedup, context.baseline_ms))
+        return _Cut(model.to(context.device), replace(cut.recipe, factors=factors), speedup)
+
     def _rebuilt(self, snapshot: Snapshot) -> _Cut:
         model = rebuild(snapshot.recipe, snapshot.state_dict, model=self.context.model)
         return _Cut(model.to(self.context.device), snapshot.recipe, snapshot.speedup)
 
     def _recover(self, cut: _Cut) -> Generator[Progress, None, _Cut]:
         """Train; returns the network of the last round, which may have other units."""
+        before = self._recovery.epochs_before
+        done = 0 if self.resume is None else max(self.resume.epoch - before, 0)
         rounds = Rounds(self._healing(cut.recipe), self._choosing(), early=self.context.early)
         epochs = rounds.train(
             Pruned(cut.model, cut.recipe),
-            epoch=0 if self.resume is None else self.resume.epoch,
-            state=None if self.resume is None else self.resume.fit,
+            epoch=done,
+            state=self.resume.fit if self.resume is not None and done else None,
         )
         while True:
             with self._timed(Stage.RECOVER):
@@ -226,15 +293,22 @@ class _Run:
                 pruned, epoch = trained
                 cut = _Cut(pruned.model, pruned.recipe, cut.speedup)
                 self._learn({"train_loss": epoch.loss})
-                if epoch.number < self._epochs:
-                    counts = self._rung(epoch.number) is not None
+                number = before + epoch.number
+                if number < self._epochs:
+                    counts = self._rung(number) is not None
                     self._learn(self._evaluate(self._deployed(cut.model) if counts else cut.model))
-            yield self._reached(Stage.RECOVER, cut, epoch=epoch.number, fit_state=epoch.state)
+            yield self._reached(Stage.RECOVER, cut, epoch=number, fit_state=epoch.state)
 
     def _rung(self, epoch: int) -> int | None:
-        """The rung of the ladder after so many epochs, where there is one below the top."""
-        rungs = self.context.rungs
-        return rungs.index(epoch) if epoch in rungs and epoch < self._epochs else None
+        """The rung of the ladder after so many epochs, where there is one below the top.
+
+        Rungs count the epochs after the cut: before it there is nothing to compare.
+        """
+        rungs, before = self.context.rungs, self._recovery.epochs_before
+        after = max(epoch - before, 0)
+        if after not in rungs or 0 < epoch <= before or epoch >= self._epochs:
+            return None
+        return rungs.index(after)
 
     def _reached(
         self, stage: Stage, cut: _Cut, *, epoch: int = 0, fit_state: FitState | None = None

@@ -79,6 +79,8 @@ def forecast(request: SweepRequest, plan: Plan) -> Forecast | None:
         mended = 1 + schedule.rounds * schedule.again
         # judged after the cheap stages, after every epoch, and at the end
         judged_s = max(2, epochs + 1) * evaluate_s + (2 if top else 1) * int8_s
+        if recovery.sparsity is not None:  # and then the cheap stages once more
+            judged_s += recovery.sparsity.epochs * batches * step_s + before_s + evaluate_s
         works_s.append(mended * before_s + epochs * batches * one_s + judged_s)
     work_s = statistics.fmean(works_s)
     points = sum(len(profile_widths(axis)) for axis in plan.space.axes) if request.profile else 0

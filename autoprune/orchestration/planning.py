@@ -24,6 +24,8 @@ from autoprune.pruning.distill import Distilled
 from autoprune.pruning.graph import Dependencies, trace
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.isolation import mode, own_rng
+from autoprune.pruning.sparsity.shrink import check_method
+from autoprune.pruning.sparsity.training import check_task
 from autoprune.searchers.named import build_searcher
 from autoprune.tasks.protocol import Split, Task, device_of
 
@@ -65,6 +67,11 @@ def make_plan(request: SweepRequest) -> Plan:
     goal = rehearse_goal(request.goal, request.task, request.meter)
     searcher = build_searcher(request.searcher, space, goal, request.seed)
     check_warm_up(searcher, request.budget)
+    check_predicted(request.recoveries, profiled=request.profile)
+    for recovery in request.recoveries.values():
+        if recovery.sparsity is not None:
+            check_task(request.task)
+            check_method(recovery.sparsity, model, dependencies.couplings)
     for criterion in request.criteria.values():
         scoring = Scoring(request.task, batches=1, step_guard=request.gate.step)
         score(model, dependencies.couplings, criterion, scoring)
@@ -96,6 +103,16 @@ def check_warm_up(searcher: Searcher, budget: Budget) -> None:
             f"budget.trials is {budget.trials}, and the first {searcher.warm_up} trials of this "
             "searcher are its warm-up, before it learns; raise budget.trials, or lower the warm-up"
         )
+
+
+def check_predicted(recoveries: Mapping[str, Recovery], *, profiled: bool) -> None:
+    """Raise AutopruneError where a budget of latency would have no profile to predict it."""
+    for name, recovery in recoveries.items():
+        if recovery.sparsity is not None and recovery.sparsity.budget == "latency" and not profiled:
+            raise AutopruneError(
+                f"recovery {name!r} trains to a budget of latency, which a profile predicts, and "
+                "this sweep has none; set profile=true, or sparsity.budget=macs"
+            )
 
 
 def _ladder_warnings(request: SweepRequest) -> list[str]:

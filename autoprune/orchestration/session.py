@@ -39,7 +39,7 @@ from autoprune.orchestration.folders import (
 )
 from autoprune.orchestration.interrupt import Interrupt
 from autoprune.orchestration.journal import Journal
-from autoprune.orchestration.planning import Plan, goal_of, make_plan
+from autoprune.orchestration.planning import Plan, check_predicted, goal_of, make_plan
 from autoprune.orchestration.profile_file import read_profile, read_ranking, write_known
 from autoprune.orchestration.proposals import Proposals
 from autoprune.orchestration.ranking import rank_network
@@ -268,12 +268,14 @@ def _run(
 ) -> SweepResult:
     request = prepared.request
     folder = journal.path.parent
+    profile = _profile(folder)
+    check_predicted(request.recoveries, profiled=profile is not None)
     searcher = build_searcher(
         request.searcher,
         view.space,
         view.goal,
         request.seed,
-        profile=_profile(folder),
+        profile=profile,
         ranking=read_ranking(folder / RANKING_FILE),
     )
     proposals = Proposals(
@@ -299,6 +301,7 @@ def _run(
         goal=view.goal,
         baseline_ms=view.baseline["latency_ms"],
         rungs=() if request.ladder is None else request.ladder.epochs,
+        latency=None if profile is None else profile.model,
     )
     with interrupt.listening(), sweep.watched():
         request.executor.run(sweep, context, request.storage_of(folder), interrupt=interrupt)

@@ -137,6 +137,8 @@ def weight_axis(layer: nn.Module, side: Side) -> int:
     """The axis of the layer's weight on which the units of a side lie."""
     if isinstance(layer, nn.Embedding):
         return 1
+    if is_conv1d(layer):
+        return 1 if side == "out" else 0
     if isinstance(layer, (_ConvNd, nn.Linear)) and not is_depthwise(layer):
         return 0 if is_row(layer, side) else 1
     return 0

@@ -15,15 +15,19 @@ from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.recover import Epoch, FitPlan, FitState, fit, recalibrate
 from autoprune.pruning.schedule import ONE_SHOT, Schedule
+from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.tasks.protocol import Task, device_of
 
-LATER = ("schedule",)
+LATER = ("sparsity", "schedule")
 """The sections of a recovery that sweeps did not have in their beginnings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How a cut network heals.
+    """How a network is made ready for its cut, and how a cut one heals.
+
+    With `sparsity` the cut that was judged first is not the last one: the unpruned network is then
+    trained towards zeros, and cut to the same widths again.
 
     At once, before it is judged the first time: what reads a cut layer is fitted by
     `reconstruction`, and batch norm is recalibrated over `recalibration_batches` of train. Then it
@@ -34,6 +38,7 @@ class Recovery:
 
     fit: FitPlan
     recalibration_batches: int = 16
+    sparsity: Sparsity | None = None
     reconstruction: Reconstruction | None = None
     distillation: Distillation | None = None
     schedule: Schedule = ONE_SHOT
@@ -56,6 +61,11 @@ class Recovery:
                 "distillation"
             )
         faults += self.schedule.misfits(self.fit)
+        if self.sparsity is not None and self.schedule.again:
+            faults.append(
+                "sparsity prepares the unpruned network for one cut, and schedule cuts it again or "
+                "rewinds it; choose one of them"
+            )
         if self.schedule.rewind and self.reconstruction is not None:
             faults.append(
                 "reconstruction fits weights that schedule.rewind sets back; choose one of them"
@@ -65,10 +75,13 @@ class Recovery:
 
     @property
     def name(self) -> str:
-        """What it does: none, or of reconstruct, iterative, rewind, distill and finetune what
-        applies, such as reconstruct_distill; finetune is what no other word says of its training.
+        """What it does: none, or of a method of sparse training, reconstruct, iterative, rewind,
+        distill and finetune what applies, such as reconstruct_distill; finetune is what no other
+        word says of its training.
         """
-        parts = [] if self.reconstruction is None else ["reconstruct"]
+        parts = [] if self.sparsity is None else [self.sparsity.method]
+        if self.reconstruction is not None:
+            parts.append("reconstruct")
         if self.fit.epochs:
             taught, rewound = self.distillation is not None, self.schedule.rewind
             words = {"iterative": self.schedule.rounds > 1, "rewind": rewound, "distill": taught}
@@ -79,16 +92,28 @@ class Recovery:
     @property
     def at_once(self) -> Self:
         """The same without training."""
-        return replace(self, fit=FitPlan(epochs=0), distillation=None, schedule=ONE_SHOT)
+        return replace(
+            self, fit=FitPlan(epochs=0), sparsity=None, distillation=None, schedule=ONE_SHOT
+        )
 
     def in_round(self, number: int) -> Self:
         """What it does in one of its rounds, the first of which is 0."""
         epochs = self.schedule.epochs(self.fit.epochs)[number]
         return replace(self, fit=replace(self.fit, epochs=epochs), schedule=ONE_SHOT)
 
+    @property
+    def epochs_before(self) -> int:
+        """Epochs of training before the cut."""
+        return 0 if self.sparsity is None else self.sparsity.epochs
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training in all."""
+        return self.epochs_before + self.fit.epochs
+
     def __str__(self) -> str:
         """All that it does, in order."""
-        parts = []
+        parts = [] if self.sparsity is None else [str(self.sparsity)]
         if self.schedule.rewind:
             parts.append("early weights")
         if self.reconstruction is not None:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -17,6 +17,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import FP32, PRECISIONS, PruningSpec
 from autoprune.pruning.cuts import Cut, Side
 from autoprune.pruning.cutting import apply_cuts
+from autoprune.pruning.factors import Factor, put_factors
 from autoprune.tasks.protocol import Inputs
 
 VERSION = 1
@@ -49,7 +50,7 @@ class Recipe:
 
     `model` is how to build the unpruned network (``_target_`` and arguments, plain JSON) or None
     where it can only be handed over; `history` the cuts; `inputs` and `layout` the example input
-    it was pruned with; `spec` what was asked.
+    it was pruned with; `spec` what was asked; `factors` the layers that are two after the cuts.
     """
 
     history: tuple[Cut, ...]
@@ -57,6 +58,7 @@ class Recipe:
     inputs: tuple[InputSpec, ...]
     layout: Layout = "tensor"
     model: Mapping[str, Any] | None = None
+    factors: tuple[Factor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.model is not None:
@@ -64,6 +66,9 @@ class Recipe:
         sides = [(cut.layer, cut.side, cut.axis) for cut in self.history]
         if len(set(sides)) < len(sides):
             raise AutopruneError("a recipe cuts one side of a layer twice; it was tampered with")
+        layers = [factor.layer for factor in self.factors]
+        if len(set(layers)) < len(layers):
+            raise AutopruneError("a recipe factors a layer twice; it was tampered with")
 
     @classmethod
     def of(
@@ -104,6 +109,7 @@ class Recipe:
                 | ({"axis": cut.axis} if cut.side == "param" else {})
                 for cut in self.history
             ],
+            **({"factors": list(map(asdict, self.factors))} if self.factors else {}),
         }
 
     @classmethod
@@ -133,12 +139,15 @@ class Recipe:
             )
         cuts = tuple(map(_read_cut, history))
         _bounded(range(sum(len(cut.removed) for cut in cuts)), MAX_RANGES, "ranges")
+        # there were none at first
+        factors = _part(table, "factors", list) if "factors" in table else []
         return cls(
             cuts,
             _read_spec(_part(table, "spec", dict)),
             takes,
             layout,
             None if model is None else _typed(model, dict, "recipe: model"),
+            tuple(map(_read_factor, _bounded(factors, MAX_CUTS, "factored layers"))),
         )
 
 
@@ -164,6 +173,7 @@ def rebuild(
         _rehearse(recipe, state_dict)
     built = _unpruned(recipe, model, allow)
     apply_cuts(built, recipe.history)
+    put_factors(built, recipe.factors)
     _check_fit(built, state_dict)
     for name, tensor in [*built.named_parameters(), *built.named_buffers()]:
         saved = state_dict.get(name)
@@ -179,6 +189,7 @@ def _rehearse(recipe: Recipe, state_dict: Mapping[str, torch.Tensor]) -> None:
         with torch.device("meta"):
             sketch = _unpruned(recipe, None, ())
         apply_cuts(sketch, recipe.history)
+        put_factors(sketch, recipe.factors)
         _check_fit(sketch, state_dict)
 
 
@@ -285,6 +296,11 @@ def _read_cut(data: Any) -> Cut:
             raise AutopruneError(f"recipe: range {str(ends)[:80]}; give [start, stop]")
         removed.append((ends[0], ends[1]))
     return Cut(_part(table, "layer", str), side, tuple(removed), axis=axis)
+
+
+def _read_factor(data: Any) -> Factor:
+    table = _typed(data, dict, "recipe: a factored layer")
+    return Factor(_part(table, "layer", str), _part(table, "rank", int))
 
 
 def _read_input(data: Any) -> InputSpec:

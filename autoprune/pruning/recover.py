@@ -8,9 +8,9 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
@@ -76,14 +76,42 @@ class FitPlan:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup_epochs) / span))
 
 
+class StepHook(Protocol):
+    """What is done to the weights after every step of an optimizer, and after every epoch."""
+
+    def after_step(self, lr: float, span: float) -> None:
+        """Change the weights in place, inside the step's guard, after a step at rate `lr`.
+
+        `span` is the part of an epoch that the step was; of a split without a length the first
+        step of an epoch stands for all of it.
+        """
+        ...
+
+    def after_epoch(self) -> None:
+        """Change the weights in place, inside a guard, once an epoch's last step is done."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """What a resume needs after an epoch: tensors, numbers and containers."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, on the weights of that moment."""
+        ...
+
+
 @dataclass(frozen=True)
 class FitState:
-    """What a run needs beside the network's own weights to go on after `epoch` epochs."""
+    """What a run needs beside the network's own weights to go on after `epoch` epochs.
+
+    `hook` is the state of what is done after every step.
+    """
 
     epoch: int
     seed: int
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    hook: Mapping[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors, numbers and containers: what `torch.load(weights_only=True)` reads back."""
@@ -92,13 +120,20 @@ class FitState:
             "seed": self.seed,
             "optimizer": dict(self.optimizer),
             "scaler": dict(self.scaler),
+            "hook": dict(self.hook),
         }
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild from `to_plain`; raises AutopruneError where a part is missing."""
         try:
-            return cls(int(data["epoch"]), int(data["seed"]), data["optimizer"], data["scaler"])
+            return cls(
+                int(data["epoch"]),
+                int(data["seed"]),
+                data["optimizer"],
+                data["scaler"],
+                data.get("hook", {}),  # there was none at first
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise AutopruneError(f"the training state is damaged ({error}); start again") from error
 
@@ -125,13 +160,14 @@ def fit(
     seed: int,
     resume: FitState | None = None,
     step_guard: StepGuard = nullcontext,
+    hook: StepHook | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place, an epoch at a time.
 
-    Each step runs inside `step_guard()`; between epochs the network's modes and the global
-    random numbers are as the caller left them. To resume, give the network the weights of the
-    epoch that `resume` belongs to. A task with a `fit` of its own (`CustomFit`) trains by it:
-    then a whole epoch is one step, and a run cannot resume.
+    Each step runs inside `step_guard()`, with `hook` behind it; between epochs the network's modes
+    and the global random numbers are as the caller left them. To resume, give the network the
+    weights of the epoch that `resume` belongs to. A task with a `fit` of its own (`CustomFit`)
+    trains by it: then a whole epoch is one step, there is no hook, and a run cannot resume.
 
     Raises TrialError with ``Cause.NAN_LOSS`` where the loss stops being finite, and
     AutopruneError for a network without a trainable parameter, a split without a batch, or a
@@ -142,7 +178,7 @@ def fit(
             raise AutopruneError("a task with its own fit cannot resume; train from the start")
         yield from _custom_fit(model, task, plan, seed=seed, step_guard=step_guard)
         return
-    trainer = _Trainer(model, task, plan, seed=seed, step_guard=step_guard)
+    trainer = _Trainer(model, task, plan, seed=seed, step_guard=step_guard, hook=hook)
     start = 0 if resume is None else trainer.restore(resume)
     for epoch in range(start, plan.epochs):
         loss, lr = trainer.epoch(epoch)
@@ -151,10 +187,17 @@ def fit(
 
 class _Trainer:
     def __init__(
-        self, model: nn.Module, task: Task, plan: FitPlan, *, seed: int, step_guard: StepGuard
+        self,
+        model: nn.Module,
+        task: Task,
+        plan: FitPlan,
+        *,
+        seed: int,
+        step_guard: StepGuard,
+        hook: StepHook | None,
     ) -> None:
         self.model, self.task, self.plan = model, task, plan
-        self.seed, self.step_guard = seed, step_guard
+        self.seed, self.step_guard, self.hook = seed, step_guard, hook
         self.device = device_of(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters and plan.epochs:
@@ -177,6 +220,8 @@ class _Trainer:
                 lr = self.plan.lr_at(epoch + (i / steps if steps else 0), step=1 / (steps or 1))
                 with self.step_guard(), torch.enable_grad():
                     losses.append(self._step(batch, lr))
+                    if self.hook is not None:
+                        self.hook.after_step(lr, 1 / steps if steps else float(i == 0))
                 if not math.isfinite(losses[-1]):
                     raise TrialError(
                         Cause.NAN_LOSS,
@@ -185,6 +230,9 @@ class _Trainer:
                     )
         if not losses:
             raise AutopruneError("the task's train split has no batch; give it data")
+        if self.hook is not None:
+            with self.step_guard():
+                self.hook.after_epoch()
         return sum(losses) / len(losses), lr
 
     def _step(self, batch: Any, lr: float) -> float:
@@ -208,7 +256,8 @@ class _Trainer:
 
     def state(self, epoch: int) -> FitState:
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
-        return FitState(epoch, self.seed, copy.deepcopy(optimizer), self.scaler.state_dict())
+        hook = {} if self.hook is None else self.hook.state()
+        return FitState(epoch, self.seed, copy.deepcopy(optimizer), self.scaler.state_dict(), hook)
 
     def restore(self, state: FitState) -> int:
         """Take over a state; the number of epochs that are done."""
@@ -226,6 +275,8 @@ class _Trainer:
                 ) from error
         if state.scaler:
             self.scaler.load_state_dict(dict(state.scaler))
+        if self.hook is not None:
+            self.hook.restore(state.hook)
         return state.epoch
 
 

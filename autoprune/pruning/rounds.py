@@ -37,7 +37,8 @@ class Choosing:
         couplings = [
             c
             for c in self.dependencies.couplings
-            if c.group.kind in UNEVEN_KINDS and widths[c.group.name] < c.group.size
+            if c.group.kind in UNEVEN_KINDS
+            and widths.get(c.group.name, c.group.size) < c.group.size
         ]
         return choose(unpruned, couplings, widths, criterion=self.criterion, scoring=self.scoring)
 

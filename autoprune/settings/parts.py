@@ -19,6 +19,7 @@ from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.schedule import Schedule
+from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.settings.compose import RECOVERY_OPTIONS
 from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, T, check_ranges
 
@@ -60,6 +61,7 @@ def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
     rules = {"recalibration_batches": ONE_OR_MORE}
     faults.of(lambda: check_ranges(section, config, rules))
     fit = faults.of(lambda: fit_plan(f"{section}.fit", config["fit"]))
+    sparsity = faults.of(partial(_sparsity, section, config["sparsity"]))
     reconstruction = faults.of(partial(_reconstruction, section, config["reconstruction"]))
     distillation = faults.of(partial(_distillation, section, config["distillation"]))
     schedule = faults.of(partial(_schedule, section, config["schedule"]))
@@ -70,11 +72,19 @@ def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
         lambda: Recovery(
             fit,
             recalibration_batches=batches,
+            sparsity=sparsity,
             reconstruction=reconstruction,
             distillation=distillation,
             schedule=schedule,
         ),
     )
+
+
+def _sparsity(section: str, config: Mapping[str, Any]) -> Sparsity | None:
+    """None for 0 epochs."""
+    place, epochs = f"{section}.sparsity", config["epochs"]
+    found = _in_section(place, lambda: Sparsity(**{**config, "epochs": epochs or 1}))
+    return found if epochs else None
 
 
 def _reconstruction(section: str, config: Mapping[str, Any]) -> Reconstruction | None:

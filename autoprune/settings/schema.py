@@ -107,10 +107,26 @@ class ScheduleConfig:
 
 
 @dataclass
+class SparseTrainingConfig:
+    """How the unpruned network is trained towards zeros before its cut; 0 epochs: it is not."""
+
+    epochs: int = 0
+    method: str = "group_lasso"
+    strength: float = 0.01
+    overlap: bool = False
+    budget: str = "none"
+    multiplier_lr: float = 2.0
+    rank_strength: float = 0.01
+
+
+@dataclass
 class RecoveryConfig:
-    """How a cut network heals: least squares and batch-norm recalibration, then fine-tuning."""
+    """How a network is made ready for its cut, and how a cut one heals: least squares and
+    batch-norm recalibration, then fine-tuning.
+    """
 
     recalibration_batches: int = 16
+    sparsity: SparseTrainingConfig = field(default_factory=SparseTrainingConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)

@@ -20,6 +20,7 @@ from autoprune.pruning.distill import Distillation
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
+from autoprune.pruning.sparsity.plan import Sparsity
 from tests.tiny import request
 
 pytestmark = [
@@ -52,6 +53,18 @@ def test_a_sweep_trains_and_measures_there(tmp_path: Path, amp: str) -> None:
 def test_least_squares_and_a_teacher_work_there(tmp_path: Path) -> None:
     hints = Distillation(hints=0.5, hint_layers=("0", "5"))
     recovery = Recovery(FitPlan(epochs=2), reconstruction=Reconstruction(), distillation=hints)
+    asked = replace(on_cuda(tmp_path), recoveries={recovery.name: recovery})
+    view = start(prepare(asked)).view
+    assert view.counts["finished"] == len(view.observations) == 4
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Sparsity(epochs=2, overlap=True), Sparsity(2, "slimming"), Sparsity(2, "low_rank")],
+    ids=["overlap", "slimming", "low rank"],
+)
+def test_sparse_training_works_there(tmp_path: Path, plan: Sparsity) -> None:
+    recovery = Recovery(FitPlan(epochs=1), sparsity=replace(plan, budget="macs", strength=0.05))
     asked = replace(on_cuda(tmp_path), recoveries={recovery.name: recovery})
     view = start(prepare(asked)).view
     assert view.counts["finished"] == len(view.observations) == 4

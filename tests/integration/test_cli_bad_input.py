@@ -296,6 +296,27 @@ def test_healing(refused: Refused) -> None:
     assert "hint_layers: 'conv*' matches no layer; the layers are hidden.0" in message
 
 
+def test_sparse_training(refused: Refused) -> None:
+    message = refused(
+        *("plan", *SMALL, "recovery.sparsity.method=group_laso", "recovery.sparsity.budget=mac"),
+        *("recovery.sparsity.epochs=-1", "recovery.sparsity.strength=0"),
+    )
+    assert message.splitlines() == [
+        "autoprune: recovery.sparsity: method 'group_laso' is not known; did you mean "
+        "'group_lasso'? Otherwise choose from ['group_lasso', 'low_rank', 'slimming']",
+        "autoprune: recovery.sparsity: budget 'mac' is not known; did you mean 'macs'? Otherwise "
+        "choose from ['latency', 'macs', 'none']",
+        "autoprune: recovery.sparsity: epochs is -1; choose 1 or more",
+        "autoprune: recovery.sparsity: strength is 0.0; choose a positive number",
+    ]
+    message = refused(
+        "plan", *SMALL, "recovery.sparsity.epochs=2", "recovery.sparsity.budget=laten"
+    )
+    assert "did you mean 'latency'?" in message
+    timed = ("recovery.sparsity.epochs=2", "recovery.sparsity.budget=latency")
+    assert "a profile predicts, and this sweep has none" in refused("plan", *SMALL, *timed)
+
+
 def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
     words = [word for word in SMALL if not word.startswith("recovery")]
     message = refused("sweep", *words, "recoveries=[finetun,none]")

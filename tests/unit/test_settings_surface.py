@@ -107,7 +107,8 @@ def test_every_option_builds(override: str) -> None:
     vgg = ["model.depth=8", "model.width=8"]
     # AMC's warm-up takes 100 trials, and a smaller budget is refused
     budget = ["budget.trials=200"] if override == "searcher=ddpg" else []
-    network = vgg if "bn_scale" in override else mlp
+    normed = "bn_scale" in override or "slimming" in override
+    network = vgg if normed else mlp
     config = compose_config("plan", [*network, *budget, override])
     assert make_plan(build_request(plain(config))).space.axes
 
