@@ -209,7 +209,7 @@ def conditions_now(began: Mapping[str, str]) -> dict[str, str]:
     """The conditions of a journal as `SweepRequest.conditions` would tell them today.
 
     Before there was a Recovery, batch norm's recalibration was one of the limits, and a sweep had
-    one recovery: a FitPlan. And a Recovery had no sparse training at first.
+    one recovery: a FitPlan. What a Recovery lacked at first its `repr` leaves out (`LATER`).
     """
     found = dict(began)
     limits = re.match(r"TrialLimits\(recalibration_batches=(\d+), ", found.get("limits", ""))
@@ -218,10 +218,4 @@ def conditions_now(began: Mapping[str, str]) -> dict[str, str]:
         found["limits"] = f"TrialLimits({found['limits'][limits.end() :]}"
         more = f"recalibration_batches={limits[1]}, reconstruction=None, distillation=None"
         found["recoveries"] = f"{{{fit[1]}: Recovery(fit={fit[2]}, {more})}}"
-    if "recoveries" in found:
-        found["recoveries"] = re.sub(
-            r"(recalibration_batches=\d+), (?=reconstruction=)",
-            r"\1, sparsity=None, ",
-            found["recoveries"],
-        )
     return found

@@ -62,12 +62,17 @@ def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
         if cut.side == "reads":
             layer = model.get_submodule(cut.layer)
             kept = cut.kept(width(layer, "in") + cut.count)
-            model.set_submodule(cut.layer, Reading(layer, kept.to(device_of(layer))))
+            _replace_module(model, cut.layer, Reading(layer, kept.to(device_of(layer))))
         elif cut.side == "branch":
-            model.set_submodule(cut.layer, Nothing(model.get_submodule(cut.layer)))
+            _replace_module(model, cut.layer, Nothing(model.get_submodule(cut.layer)))
     for cut in cuts:
         if cut.side == "block":
-            model.set_submodule(cut.layer, Bypass())
+            _replace_module(model, cut.layer, Bypass())
+
+
+def _replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another, in the mode of that one."""
+    model.set_submodule(name, module.train(model.get_submodule(name).training))
 
 
 def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
@@ -75,7 +80,7 @@ def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for cut in cuts:
         if cut.side == "block":
-            model.set_submodule(cut.layer, Bypass())
+            _replace_module(model, cut.layer, Bypass())
         elif cut.side == "param":
             _silence_projection(modules, cut)
         layer = modules.get(cut.layer)

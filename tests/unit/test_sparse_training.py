@@ -21,7 +21,7 @@ from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.forecast import forecast
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.planning import make_plan
-from autoprune.orchestration.request import GoalRequest, conditions_now
+from autoprune.orchestration.request import GoalRequest
 from autoprune.orchestration.session import Prepared, prepare, resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
@@ -451,8 +451,10 @@ def test_a_forecast_counts_it(tmp_path: Path) -> None:
 
 
 def test_journals_of_before_go_on(tmp_path: Path) -> None:
-    now = request(tmp_path, recoveries={"finetune": Recovery(PLAN)}).conditions
-    began = {**now, "recoveries": now["recoveries"].replace("sparsity=None, ", "")}
-    assert began != now
-    assert conditions_now(began) == now
-    assert conditions_now(now) == now
+    told = request(tmp_path, recoveries={"finetune": Recovery(PLAN)}).conditions["recoveries"]
+    assert "sparsity" not in told
+    sparse = {"group_lasso": Recovery(PLAN, sparsity=Sparsity(epochs=2))}
+    assert (
+        "sparsity=Sparsity(epochs=2"
+        in request(tmp_path, recoveries=sparse).conditions["recoveries"]
+    )
