@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -100,12 +100,8 @@ def _difference(program: str | bytes, model: nn.Module, samples: Inputs) -> floa
     session = onnxruntime.InferenceSession(program, session_options(1), providers=[CPU])
     worst = 0.0
     for size in BATCHES:
-        batch: Inputs = map_inputs(partial(_first, count=size), samples)
+        batch: Inputs = map_inputs(itemgetter(slice(size)), samples)
         with torch.no_grad():
             expected = forward(model, batch)
         worst = max(worst, relative_difference(session.run(None, feed(session, batch)), expected))
     return worst
-
-
-def _first(tensor: torch.Tensor, *, count: int) -> torch.Tensor:
-    return tensor[:count]
