@@ -70,9 +70,6 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     faults.of(lambda: check_where(meter["where"], executor["address"]))
     if task is not None and goal is not None and measured is not None:
         faults.of(lambda: rehearse_goal(goal, task, measured))
-    names, precisions = config["precisions"], None
-    if measured is not None:
-        precisions = faults.of(lambda: precisions_in(names, measured.runtime))
     parts: dict[str, Any] = {
         "model": faults.of(lambda: model_of(config["model"], seed=max(0, config["seed"]))),
         "meter": measured,
@@ -86,8 +83,10 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
         "criteria": faults.of(lambda: criteria_of(config["importance"])),
         "recoveries": faults.of(lambda: recoveries_of(config)),
         "limits": faults.of(lambda: limits_of(config)),
-        "precisions": precisions,
     }
+    if measured is not None:
+        found = faults.of(lambda: precisions_in(config["precisions"], measured.runtime))
+        parts["precisions"] = found
     faults.of(lambda: tracking_of(config))
     if parts["baseline"] is not None and parts["recoveries"] is not None:
         faults.of(lambda: check_rewinding(parts["baseline"], parts["recoveries"]))

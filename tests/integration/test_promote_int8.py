@@ -34,7 +34,7 @@ from tests.pruning_tasks import Blobs, small_net
 
 WORDS = (
     *("model=mlp", "model.width=512", "data.side=8", "model.image_side=8"),
-    *("baseline.fit.epochs=4", "recovery=none", "meter=onnxruntime", "meter.max_s=0.2"),
+    *("baseline.fit.epochs=4", "recovery.fit.epochs=1", "meter=onnxruntime", "meter.max_s=0.2"),
     *("meter.gate=false", "meter.batch_sizes=[64]", "precisions=[int8]", "calibration_batches=4"),
     *("tracking.export=[onnx]", "searcher=uniform", "budget.trials=2", "executor=inline"),
     *("uniform_first=[]", "+searcher.ratios=[0.5,0.25]", "name=small"),

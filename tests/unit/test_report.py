@@ -55,8 +55,10 @@ def test_the_front_stands_under_the_metrics_own_name(quality: Quality) -> None:
             "params",
             "speedup_settled",
             "rho",
+            "precision",
             "widths",
         }
+        assert row["precision"] == member.trial.spec.precision
         assert row["trial"] == member.trial.number
         assert row["run_id"] == ("run-of-4" if row["trial"] == 4 else None)
         assert row["widths"] == member.trial.spec.widths

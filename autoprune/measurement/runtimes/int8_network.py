@@ -35,10 +35,11 @@ class Int8Network(nn.Module):
     def weight_bytes(self) -> int:
         """The bytes of the weights and ranges in the program."""
         onnx = importlib.import_module("onnx")
-        return sum(
+        found: int = sum(
             math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             for tensor in onnx.load_model_from_string(self.program).graph.initializer
         )
+        return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the program makes of inputs, given as the origin takes them.

@@ -29,6 +29,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.measurement.programs import runnable
 from autoprune.measurement.runtimes import Int8Network
+from autoprune.measurement.runtimes.onnx_programs import CPU
 from autoprune.orchestration.onnx_files import ONNX_FILE, read_onnx
 from autoprune.orchestration.program_files import MLFLOW_PROGRAM, load_program
 from autoprune.orchestration.tracking.connection import complaint
@@ -246,6 +247,7 @@ def _save_onnx(served: OneTensor, network: Int8Network, path: Path, inputs: NDAr
         signature=_signature(served, inputs),
         input_example=inputs,
         pip_requirements=[*requirements("mlflow", "onnx", "numpy"), f"onnxruntime=={_runtime()}"],
+        onnx_execution_providers=[CPU],
         save_as_external_data=False,
     )
 
