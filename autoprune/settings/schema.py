@@ -245,6 +245,24 @@ class ProfileConfig(SweepConfig):
 
 
 @dataclass
+class ExplainConfig(SweepConfig):
+    """`autoprune explain`: a network's groups, or, with `sweep`, what that one's front cut."""
+
+    sweep: str | None = None
+
+
+@dataclass
+class EstimateConfig(SweepConfig):
+    """`autoprune estimate`: shares of every group to prune (a number or a list of them).
+
+    `checks` random specs judge the prediction of speed.
+    """
+
+    ratio: Any = 0.5
+    checks: int = 12
+
+
+@dataclass
 class CompareConfig(SweepConfig):
     """`autoprune compare`: searchers by their options, and how many seeds each runs with.
 
@@ -377,7 +395,9 @@ COMMANDS: dict[str, type] = {
     "sweep": SweepConfig,
     "plan": SweepConfig,
     "doctor": SweepConfig,
+    "explain": ExplainConfig,
     "profile": ProfileConfig,
+    "estimate": EstimateConfig,
     "compare": CompareConfig,
     "submit": SubmitConfig,
     "logs": JobRefConfig,
