@@ -95,22 +95,28 @@ class Profiled:
 
 
 def profile_network(
-    prepared: Prepared, *, checks: int, report: PointReport | None = None
+    prepared: Prepared,
+    *,
+    checks: int,
+    further: Sequence[Mapping[str, int]] = (),
+    report: PointReport | None = None,
 ) -> Profiled:
-    """Cut every group alone to some widths, and all of them at random `checks` times.
+    """Cut every group alone to some widths, all of them at random `checks` times, and to `further`.
 
     Each is pruned, mended as the sweep's first recovery does before it trains, measured and judged
     on val as a trial is, and not fine-tuned.
     What an earlier profile of the same weights, runtime and device found is not measured again;
     every point is on disk before the next is begun. A cut that fails is told of and left out.
     """
-    identity = _identity(prepared)
+    identity, space = _identity(prepared), prepared.plan.space
     folder = _folder(prepared, identity)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, "profiles this network"):
-        found, failures = _completed(folder, identity, prepared, checks=checks, report=report)
-    asked = found.within(prepared.plan.space)
+        wanted: list[tuple[bool, Mapping[str, int]]] = [(False, w) for w in _alone(space)]
+        wanted += [(True, widths) for widths in (*_random(space, checks), *further)]
+        found, failures = _completed(folder, identity, prepared, wanted=wanted, report=report)
+    asked = found.within(space)
     return Profiled(asked, folder, tuple(_swept(prepared, identity)), tuple(failures))
 
 
@@ -141,15 +147,15 @@ def _completed(
     identity: Mapping[str, Any],
     prepared: Prepared,
     *,
-    checks: int,
+    wanted: Sequence[tuple[bool, Mapping[str, int]]],
     report: PointReport | None,
 ) -> tuple[Profile, list[FailedCut]]:
-    """All that the folder's profile knows when it holds what is wanted, and what failed."""
+    """All that the folder's profile knows when it holds what is wanted, and what failed.
+
+    What is wanted are widths, and whether they are a check.
+    """
     found = _kept(folder / PROFILE_FILE, prepared)
     context = _context(prepared)
-    space = prepared.plan.space
-    wanted = [(False, widths) for widths in _alone(space)]
-    wanted += [(True, widths) for widths in _random(space, checks)]
     failures = []
     for number, (check, widths) in enumerate(wanted):
         if any(point.widths == widths for point in (found.checks if check else found.points)):

@@ -58,7 +58,7 @@ def _after(after: Expectation | None) -> str:
 def estimate_lines(found: Estimates) -> Iterator[str]:
     """What the figures rest on, and the warnings."""
     yield "exact      params, MACs and MB: the network was cut"
-    yield f"predicted  {_speed_basis(found.rows[0].speedup)}, on {found.speed.runtime}"
+    yield f"predicted  speedup on {found.speed.runtime}, {_speed_basis(found.rows[0].speedup)}"
     yield (
         f"measured   {found.main.metric} before recovery: on val, after the cut was mended, not "
         "trained"
@@ -71,10 +71,10 @@ def estimate_lines(found: Estimates) -> Iterator[str]:
 
 def _speed_basis(speedup: Prediction) -> str:
     if speedup.low is None:
-        return "speedup, without an interval: too few of the checks could be measured"
+        return "without an interval: too few of the checks could be measured"
     return (
-        f"speedup, from the profile; the interval is of one more measurement, from how far "
-        f"predictions of {speedup.unseen} networks were off that the model had not seen"
+        "from the profile; the interval is of one more measurement, from how far predictions of "
+        f"{speedup.unseen} other networks were off, each unseen in turn"
     )
 
 

@@ -105,7 +105,7 @@ def _counted(task: Task) -> tuple[int, int]:
 
 def _unconverged(prepared: Prepared) -> Iterator[Doubt]:
     yield from (Doubt("unconverged baseline", doubt) for doubt in prepared.doubts)
-    fall = late_fall(prepared.baseline.losses)
+    fall = None if prepared.doubts else late_fall(prepared.baseline.losses)
     if fall is not None and fall > LATE_FALL:
         yield Doubt(
             "unconverged baseline",

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from autoprune.domain.expectation import Expectation, expected_after
 from autoprune.domain.latency import Prediction
 from autoprune.domain.objective import Objective
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Measurement, Speedup
 from autoprune.measurement.cost import costs
 from autoprune.measurement.runtimes.protocol import torch_threads
@@ -25,6 +27,9 @@ from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import Scoring
 from autoprune.pruning.healing import Healing
 from autoprune.pruning.surgery import prune
+
+NEAR = (0.6, 1.4)
+"""Between which factors of a ratio's kept share the groups of its neighbours keep theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Estimates:
 
 @dataclass(frozen=True)
 class EstimateRequest:
-    """The shares of every group to prune, and how many random specs judge the prediction."""
+    """The shares of every group to prune, and how many specs near each judge the prediction."""
 
     sweep: SweepRequest
     ratios: Sequence[float]
@@ -78,11 +83,13 @@ def estimate(
 ) -> Estimates:
     """Train or load the baseline, profile it (what is kept is not measured again), and estimate.
 
-    Nothing is fine-tuned, and no pruned network of these ratios is timed.
+    Some networks near each ratio are measured, too: a prediction is as far off as theirs. Nothing
+    is fine-tuned, and the networks of these ratios are not timed themselves.
     """
     prepared = prepare(request.sweep, report=on_epoch)
-    profiled = profile_network(prepared, checks=request.checks, report=on_point)
     space, main = prepared.plan.space, prepared.goal.main
+    near = [w for ratio in request.ratios for w in neighbours(space, ratio, request.checks)]
+    profiled = profile_network(prepared, checks=0, further=near, report=on_point)
     specs = [space.uniform(1.0 - ratio) for ratio in request.ratios]
     speedups = profiled.speedups([spec.widths for spec in specs])
     recovered = list(_recovered(prepared))
@@ -110,6 +117,25 @@ def estimate(
         profiled=profiled,
         doubts=network_doubts(prepared),
     )
+
+
+def neighbours(space: SearchSpace, ratio: float, count: int) -> list[dict[str, int]]:
+    """At most `count` widths near a ratio, but not its own, the same ones every time.
+
+    Each group keeps `NEAR` times as much as at the ratio.
+    """
+    rng = np.random.default_rng(round(1e6 * ratio))
+    found = []
+    for _ in range(count):
+        kept = (1.0 - ratio) * rng.uniform(*NEAR, len(space.axes))
+        found.append(
+            {
+                axis.group.name: axis.nearest(share * axis.group.size)
+                for axis, share in zip(space.axes, kept.tolist(), strict=True)
+            }
+        )
+    own = space.uniform(1.0 - ratio).widths
+    return [widths for widths in found if widths != own]
 
 
 def _cut(prepared: Prepared, spec: PruningSpec) -> tuple[dict[str, float], dict[str, float]]:
