@@ -7,7 +7,7 @@ import numpy as np
 
 from autoprune.domain.expectation import Expectation, expected_after
 from autoprune.domain.latency import Prediction
-from autoprune.domain.objective import Objective
+from autoprune.domain.objective import Direction, Objective
 from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Measurement, Speedup
 from autoprune.measurement.cost import costs
@@ -104,7 +104,7 @@ def estimate(
                 costs=found,
                 speedup=speedup,
                 before=before,
-                after=_after(recovered, before[main.metric], main.direction.sign),
+                after=after_recovery(recovered, before[main.metric], main.direction),
                 doubts=ratio_doubts(ratio, spec, prepared, profiled.profile),
             )
         )
@@ -190,13 +190,14 @@ def _recovered(prepared: Prepared) -> Iterator[tuple[float, float]]:
                 yield outcome.metrics[f"proxy_{main.metric}"], outcome.metrics[main.metric]
 
 
-def _after(
-    recovered: Sequence[tuple[float, float]], before: float, sign: float
+def after_recovery(
+    recovered: Sequence[tuple[float, float]], before: float, direction: Direction
 ) -> Expectation | None:
-    """`expected_after` of a metric, more of which is better where `sign` is 1, else less."""
+    """`expected_after` of a metric, whichever direction is better."""
+    sign = direction.sign
     pairs = [(sign * worth, sign * after) for worth, after in recovered]
     found = expected_after(pairs, sign * before)
-    if found is None or sign > 0:
+    if found is None or direction is Direction.MAX:
         return found
     low, high = (None if end is None else -end for end in (found.high, found.low))
     return Expectation(-found.value, low, high, level=found.level, count=found.count)
