@@ -153,7 +153,8 @@ def predicted_speedups(
     so that a new one over their root mean square follows Student's law of as many degrees of
     freedom (Student 1908). What is wrong in one direction widens it to both sides.
     """
-    model, count, factor = LatencyModel.fit(groups, [*profile, *measured]), len(measured), None
+    model, count = LatencyModel.fit(groups, [*profile, *measured]), len(measured)
+    factor: float | None = None
     if count >= 2:
         share_T = np.array([timing.share for timing in measured])  # noqa: N806
         off_T = np.log(_unseen(groups, profile, measured) / share_T)  # noqa: N806

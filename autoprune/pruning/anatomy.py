@@ -26,7 +26,7 @@ WHOLE = ("block", "branch")
 """Sides of whole modules: a unit is the module."""
 
 UNPLACED = "reads"
-"""A side whose cuts are counted among the inputs that are left, so that they tell of no unit."""
+"""A side that goes with another one; its cuts are counted among the inputs that are left."""
 
 COUNTED = "heads"
 """A side of modules that count units, whose parameters other members name."""
@@ -58,7 +58,8 @@ def parts_of(coupling: Coupling, model: nn.Module) -> tuple[Part, ...]:
     A layer that makes or reads the group is not listed as following it, too.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    found = list(dict.fromkeys(_part(member, modules) for member in coupling.members))
+    members = [member for member in coupling.members if member.side != UNPLACED]
+    found = list(dict.fromkeys(_part(member, modules) for member in members))
     busy = {part.layer for part in found if part.role is not Role.FOLLOWS}
     return tuple(p for p in found if p.role is not Role.FOLLOWS or p.layer not in busy)
 
@@ -66,8 +67,6 @@ def parts_of(coupling: Coupling, model: nn.Module) -> tuple[Part, ...]:
 def _part(member: Member, modules: Mapping[str, nn.Module]) -> Part:
     if member.side in WHOLE:
         return Part(member.layer, Role.UNIT)
-    if member.side == UNPLACED:
-        return Part(member.layer, Role.READS)
     if member.side == "param":
         owner, _, own = member.layer.rpartition(".")
         if not isinstance(modules.get(owner), nn.MultiheadAttention):

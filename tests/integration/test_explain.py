@@ -153,6 +153,29 @@ def test_why_units_are_not_named(tmp_path: Path) -> None:
     assert line.startswith("units are not named: the dependency graph of ViT was not built within")
 
 
+def test_a_sweep_from_python_has_its_network_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = vit(width=32, depth=2, in_channels=1, num_classes=4, image_side=4, patch=2)
+    asked = request(tmp_path, model=net, space=SpaceRequest(kinds=("heads",)))
+    launch(asked, Tracking())
+    out = run(capsys, "sweep=latest", f"output={tmp_path}")
+    assert "warning    units are not named: the sweep was started from Python, where its" in out
+    assert "blocks.0.attention" in out
+
+
+def test_a_network_that_is_there_no_more(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "own_net.py").write_text("from autoprune.models import vit\n")
+    assert main(["sweep", *VIT, "model._target_=own_net.vit", "budget.trials=1"]) == 0
+    (folder / "own_net.py").unlink()
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    del sys.modules["own_net"]
+    capsys.readouterr()
+    out = run(capsys, "sweep=latest")
+    assert "warning    units are not named: model: " in out
+    assert "own_net" in out
+
+
 def test_an_empty_front_is_refused(tmp_path: Path) -> None:
     empty = replace(make_sweep(0), sweep_id="mine")
     with pytest.raises(AutopruneError, match="the front of mine is empty; `autoprune status sweep"):

@@ -75,7 +75,6 @@ def test_an_expectation_lies_in_its_interval_and_the_order_does_not_matter(known
 @given(pairs, worth, worth)
 def test_who_is_worth_more_before_is_not_expected_to_be_worth_less_after(known, one, other):
     low, high = sorted((one, other))
-    # of one line through all: the ends of the intervals may cut values at either side
     rising = sorted(zip(sorted(w for w, _ in known), sorted(a for _, a in known), strict=True))
     assert expected_after(rising, low).value <= expected_after(rising, high).value + 1e-12
 
