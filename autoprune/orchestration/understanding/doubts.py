@@ -99,7 +99,7 @@ def _counted(task: Task) -> tuple[int, int]:
         last = tensors[-1]
         labelled = labelled and last.dtype is torch.int64 and last.shape == tensors[0].shape[:1]
         if labelled:
-            labels.update(last.unique().tolist())
+            labels.update(last.tolist())
     return samples, len(labels) if labelled else 0
 
 
