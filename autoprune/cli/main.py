@@ -40,11 +40,21 @@ class Command:
 COMMANDS = {
     "sweep": Command("sweeps", "search for the fastest versions of a network worth having"),
     "plan": Command("plans", "show the groups, the space and the time; start nothing"),
+    "explain": Command(
+        "explains",
+        "the dependency groups, or what each member of a front cut (--json)",
+        flags=("--json",),
+    ),
     "doctor": Command(
         "doctor", "examine nodes, storage, tracking and meter (--json)", flags=("--json",)
     ),
     "profile": Command(
         "profiles", "what each group gives and costs on its own (--json)", flags=("--json",)
+    ),
+    "estimate": Command(
+        "estimates",
+        "the size, speed and quality to expect of a pruning ratio (--json)",
+        flags=("--json",),
     ),
     "resume": Command("sweeps", "go on with a sweep that was interrupted"),
     "status": Command("status", "how a sweep or a job stands (--json)", flags=("--json",)),

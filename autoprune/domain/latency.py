@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import Group
@@ -24,6 +25,7 @@ ALIGNMENT = 16
 _SURE = 0.01
 _RIDGE = 1e-2
 _FOLDS = 5
+_LEVEL = 0.95
 
 Array = NDArray[np.float64]
 
@@ -58,6 +60,20 @@ class PredictionError:
     median: float
     spearman: float | None
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A speedup predicted of a network that was not measured, with the ends of its 95% interval.
+
+    They come from how far predictions of `unseen` measurements were off; None where these are
+    fewer than two.
+    """
+
+    ratio: float
+    low: float | None
+    high: float | None
+    unseen: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,44 @@ def unseen_error(
     Cross-validation in `_FOLDS` folds: every measured timing is predicted by a model that was
     fitted to the profile and to the other folds. At least two measured ones.
     """
+    return _error(_unseen(groups, profile, measured), measured)
+
+
+def predicted_speedups(
+    groups: Sequence[Group],
+    profile: Sequence[Timing],
+    measured: Sequence[Timing],
+    wanted: Sequence[Mapping[str, int]],
+) -> list[Prediction]:
+    """The speedups of networks by their widths, from a model of `profile` and `measured`.
+
+    The interval is of one more measurement: the logarithms of how far predictions of the measured
+    ones, each unseen in turn (as in `unseen_error`), were off are taken to be normal around zero,
+    so that a new one over their root mean square follows Student's law of as many degrees of
+    freedom (Student 1908). What is wrong in one direction widens it to both sides.
+    """
+    model, count = LatencyModel.fit(groups, [*profile, *measured]), len(measured)
+    factor: float | None = None
+    if count >= 2:
+        share_T = np.array([timing.share for timing in measured])  # noqa: N806
+        off_T = np.log(_unseen(groups, profile, measured) / share_T)  # noqa: N806
+        spread = float(np.sqrt(np.mean(off_T**2)))
+        factor = float(np.exp(student.ppf((1.0 + _LEVEL) / 2.0, count) * spread))
+    return [
+        Prediction(
+            ratio,
+            low=None if factor is None else ratio / factor,
+            high=None if factor is None else ratio * factor,
+            unseen=count,
+        )
+        for ratio in map(model.speedup, wanted)
+    ]
+
+
+def _unseen(
+    groups: Sequence[Group], profile: Sequence[Timing], measured: Sequence[Timing]
+) -> Array:
+    """The share of every measured timing by a model that has not seen it, of shape (T,)."""
     predicted = np.empty(len(measured))
     for fold in range(_FOLDS):
         held = range(fold, len(measured), _FOLDS)
@@ -128,7 +182,7 @@ def unseen_error(
         model = LatencyModel.fit(groups, [*profile, *others])
         for at in held:
             predicted[at] = model.share(measured[at].widths)
-    return _error(predicted, measured)
+    return predicted
 
 
 def _error(predicted_T: Array, measured: Sequence[Timing]) -> PredictionError:  # noqa: N803

@@ -49,14 +49,16 @@ MODEL_URI_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 
 @dataclass(frozen=True)
 class Baseline:
-    """A trained network on the CPU, where it came from, and its main metric by epoch on val.
+    """A trained network on the CPU, where it came from, and how it trained, by epoch.
 
-    `history` is empty where the network was not trained here.
+    `history` is its main metric on val and `losses` the mean loss on train: empty where the
+    network was not trained here, or before that was kept.
     """
 
     model: nn.Module
     source: str
     history: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -87,12 +89,14 @@ def train_baseline(
     `report` hears of every epoch and its main metric on val.
     """
     values: list[float] = []
+    losses: list[float] = []
     for epoch in fit(model, task, plan, seed=seed, step_guard=step_guard):
         judged = evaluate(model, task, "val", step_guard=step_guard)
         values.append(judged[task.metrics[0].name])
+        losses.append(epoch.loss)
         if report is not None:
             report(epoch.number, values[-1])
-    return Baseline(portable(model), "trained now", tuple(values))
+    return Baseline(portable(model), "trained now", tuple(values), tuple(losses))
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,9 @@ class BaselineCache:
         if not (folder / WEIGHTS_FILE).is_file():
             return None
         load_weights(model, folder / WEIGHTS_FILE)
-        history = tuple(read_json(folder / HISTORY_FILE)["history"])
-        return Baseline(portable(model), f"trained before ({folder})", history)
+        facts = read_json(folder / HISTORY_FILE)
+        history, losses = tuple(facts["history"]), tuple(facts.get("losses", ()))
+        return Baseline(portable(model), f"trained before ({folder})", history, losses)
 
     def keep(
         self,
@@ -125,7 +130,11 @@ class BaselineCache:
         `beside` are more weights of it that go into its folder, by the names of their files.
         """
         folder = self.folder(identity)
-        facts = {"identity": dict(identity), "history": baseline.history}
+        facts = {
+            "identity": dict(identity),
+            "history": baseline.history,
+            "losses": baseline.losses,
+        }
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.root, prefix=".draft-") as place:
             draft = Path(place) / folder.name
@@ -163,6 +172,17 @@ def rising(history: tuple[float, ...], metric: Metric) -> bool:
     values = [metric.direction.sign * value for value in history]
     margin = 0.1 * abs(history[-1] - metric.edge(history[-1]))
     return max(values[-tail:]) - max(values[:-tail]) > margin
+
+
+def late_fall(losses: tuple[float, ...]) -> float | None:
+    """Which share of the fall of a training's loss its last fifth made.
+
+    None for a training of fewer than five epochs, and for one whose loss did not fall.
+    """
+    if len(losses) < 5 or losses[-1] >= losses[0]:
+        return None
+    tail = max(1, len(losses) // 5)
+    return (losses[-1 - tail] - losses[-1]) / (losses[0] - losses[-1])
 
 
 def load_checkpoint(model: nn.Module, checkpoint: str, *, store: str | None = None) -> Baseline:

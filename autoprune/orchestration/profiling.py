@@ -12,7 +12,13 @@ import numpy as np
 import torch
 
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.latency import PredictionError, Timing, unseen_error
+from autoprune.domain.latency import (
+    Prediction,
+    PredictionError,
+    Timing,
+    predicted_speedups,
+    unseen_error,
+)
 from autoprune.domain.objective import SIZE_METRICS
 from autoprune.domain.profile import Profile, ProfilePoint, profile_widths
 from autoprune.domain.space import FP32, PruningSpec, SearchSpace
@@ -21,7 +27,7 @@ from autoprune.evaluation import TrialContext, run_trial
 from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE, check_writable, held
 from autoprune.orchestration.profile_file import read_profile
-from autoprune.orchestration.record import last_told, read_journal
+from autoprune.orchestration.record import Record, last_told, read_journal
 from autoprune.orchestration.session import Prepared
 from autoprune.pruning.healing import Recovery
 from autoprune.tasks.protocol import tensors_of
@@ -70,6 +76,11 @@ class Profiled:
             return None
         return unseen_error(self.profile.groups, self.profile.timings, known)
 
+    def speedups(self, wanted: Sequence[Mapping[str, int]]) -> list[Prediction]:
+        """The speedups of networks by their widths, from all that is known, with 95% intervals."""
+        known = [*(point.timing for point in self.profile.checks), *self.measured]
+        return predicted_speedups(self.profile.groups, self.profile.timings, known, wanted)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
@@ -84,25 +95,46 @@ class Profiled:
 
 
 def profile_network(
-    prepared: Prepared, *, checks: int, report: PointReport | None = None
+    prepared: Prepared,
+    *,
+    checks: int,
+    further: Sequence[Mapping[str, int]] = (),
+    report: PointReport | None = None,
 ) -> Profiled:
-    """Cut every group alone to some widths, and all of them at random `checks` times.
+    """Cut every group alone to some widths, all of them at random `checks` times, and to `further`.
 
     Each is pruned, mended as the sweep's first recovery does before it trains, measured and judged
     on val as a trial is, and not fine-tuned.
     What an earlier profile of the same weights, runtime and device found is not measured again;
     every point is on disk before the next is begun. A cut that fails is told of and left out.
     """
-    identity = _identity(prepared)
-    text = json.dumps(identity, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = prepared.request.output / PROFILES / digest
+    identity, space = _identity(prepared), prepared.plan.space
+    folder = _folder(prepared, identity)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, "profiles this network"):
-        found, failures = _completed(folder, identity, prepared, checks=checks, report=report)
-    asked = found.within(prepared.plan.space)
+        wanted: list[tuple[bool, Mapping[str, int]]] = [(False, w) for w in _alone(space)]
+        wanted += [(True, widths) for widths in (*_random(space, checks), *further)]
+        found, failures = _completed(folder, identity, prepared, wanted=wanted, report=report)
+    asked = found.within(space)
     return Profiled(asked, folder, tuple(_swept(prepared, identity)), tuple(failures))
+
+
+def kept_profile(prepared: Prepared) -> Profile | None:
+    """What earlier profiles of the network found in its space; None where there is none.
+
+    Nothing is measured. Raises AutopruneError where the file is damaged.
+    """
+    file = _folder(prepared, _identity(prepared)) / PROFILE_FILE
+    found = _kept(file, prepared).within(prepared.plan.space) if file.is_file() else None
+    return found if found is not None and found.points else None
+
+
+def _folder(prepared: Prepared, identity: Mapping[str, Any]) -> Path:
+    """Where the profile of an identity is kept."""
+    text = json.dumps(identity, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return prepared.request.output / PROFILES / digest
 
 
 def with_profile(prepared: Prepared, *, report: PointReport | None = None) -> Prepared:
@@ -115,15 +147,15 @@ def _completed(
     identity: Mapping[str, Any],
     prepared: Prepared,
     *,
-    checks: int,
+    wanted: Sequence[tuple[bool, Mapping[str, int]]],
     report: PointReport | None,
 ) -> tuple[Profile, list[FailedCut]]:
-    """All that the folder's profile knows when it holds what is wanted, and what failed."""
+    """All that the folder's profile knows when it holds what is wanted, and what failed.
+
+    What is wanted are widths, and whether they are a check.
+    """
     found = _kept(folder / PROFILE_FILE, prepared)
     context = _context(prepared)
-    space = prepared.plan.space
-    wanted = [(False, widths) for widths in _alone(space)]
-    wanted += [(True, widths) for widths in _random(space, checks)]
     failures = []
     for number, (check, widths) in enumerate(wanted):
         if any(point.widths == widths for point in (found.checks if check else found.points)):
@@ -208,17 +240,23 @@ def _measured(
     return ProfilePoint(dict(widths), outcome.speedup, metrics, seconds=observation.seconds)
 
 
-def _swept(prepared: Prepared, identity: Mapping[str, Any]) -> Iterator[Timing]:
-    """What sweeps in the same output folder measured of the same network in the same way."""
+def sweeps_of(prepared: Prepared) -> Iterator[Record]:
+    """The journals of sweeps of the same weights in the same output folder."""
     for journal in sorted(prepared.request.output.glob(f"*/{JOURNAL_FILE}")):
         try:
             record = read_journal(journal)
         except AutopruneError:
             continue  # a damaged journal is for `status` to tell of
+        if record.header["baseline_digest"] == prepared.baseline.digest:
+            yield record
+
+
+def _swept(prepared: Prepared, identity: Mapping[str, Any]) -> Iterator[Timing]:
+    """What sweeps in the same output folder measured of the same network in the same way."""
+    for record in sweeps_of(prepared):
         header = record.header
         alike = (
-            header["baseline_digest"] == identity["weights"]
-            and header["conditions"].get("meter") == identity["meter"]
+            header["conditions"].get("meter") == identity["meter"]
             and header["baseline"].get("macs") == identity["worth"]["macs"]
         )
         if not alike:

@@ -353,6 +353,15 @@ def load_baseline(request: SweepRequest, *, report: EpochReport | None = None) -
     return cache.keep(wanted.identity, trained, beside=keeper.kept)
 
 
+def at_hand(request: SweepRequest) -> bool:
+    """Whether the unpruned network's weights are there without training it."""
+    wanted = request.baseline
+    if wanted.checkpoint is not None or wanted.plan is None:
+        return True
+    cache = BaselineCache(request.output / "baselines")
+    return cache.find(wanted.identity, copy.deepcopy(request.model)) is not None
+
+
 def _baseline_speed(twins: Speedup) -> dict[str, float]:
     """What a measurement of the baseline against itself tells of it, as a trial's metrics."""
     found = {"speedup": 1.0, "latency_ms": twins.baseline_ms}

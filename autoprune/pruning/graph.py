@@ -111,7 +111,7 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     inputs = move(example, device_of(work))
     with own_rng(0, device_of(work)):
-        order = _forward_order(work, inputs)
+        order = forward_order(work, inputs)
         with _TORCH_PRUNING, torch.enable_grad():
             relations = list(_relations(work, inputs, order))
         modules = dict(work.named_modules())
@@ -138,7 +138,7 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
     )
 
 
-def _forward_order(model: nn.Module, inputs: Inputs) -> list[str]:
+def forward_order(model: nn.Module, inputs: Inputs) -> list[str]:
     """The names of the modules in the order in which the forward pass first calls them."""
     order: dict[str, None] = {}
     running: list[str] = []

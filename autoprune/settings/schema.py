@@ -282,6 +282,24 @@ class ProfileConfig(SweepConfig):
 
 
 @dataclass
+class ExplainConfig(SweepConfig):
+    """`autoprune explain`: a network's groups, or, with `sweep`, what that one's front cut."""
+
+    sweep: str | None = None
+
+
+@dataclass
+class EstimateConfig(SweepConfig):
+    """`autoprune estimate`: shares of every group to prune (a number or a list of them).
+
+    `checks` networks near each ratio judge the prediction of speed.
+    """
+
+    ratio: Any = 0.5
+    checks: int = 6
+
+
+@dataclass
 class CompareConfig(SweepConfig):
     """`autoprune compare`: searchers by their options, and how many seeds each runs with.
 
@@ -416,7 +434,9 @@ COMMANDS: dict[str, type] = {
     "sweep": SweepConfig,
     "plan": SweepConfig,
     "doctor": SweepConfig,
+    "explain": ExplainConfig,
     "profile": ProfileConfig,
+    "estimate": EstimateConfig,
     "compare": CompareConfig,
     "submit": SubmitConfig,
     "logs": JobRefConfig,

@@ -24,7 +24,7 @@ from autoprune.orchestration.folders import BASELINE_FILE, JOURNAL_FILE
 from autoprune.orchestration.program_files import MLFLOW_PROGRAM, SUFFIX, load_program
 from autoprune.orchestration.untrusted import check_part
 from autoprune.pruning.recipe import InputSpec, Recipe
-from autoprune.tasks.protocol import Inputs, map_inputs
+from autoprune.tasks.protocol import Inputs, map_inputs, tensors_of
 
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 MLFLOW_PICKLE = "data/model.pth"
@@ -195,15 +195,19 @@ def _checkpoint(path: Path, reference: str, origin: Origin) -> Network:
 
 
 def _with_inputs(model: nn.Module, recipe: Recipe, source: str) -> Network:
-    """A network with the inputs that its recipe tells of: in numbers, only their shapes matter."""
-    tensors = {spec.name: _tensor(spec) for spec in recipe.inputs}
-    example: Inputs = tensors
-    if recipe.layout != "dict":
-        example = tuple(tensors.values())
-        if recipe.layout == "tensor":
-            (example,) = example
-    takes = tuple(Takes((None, *t.shape[1:]), t.dtype) for t in tensors.values())
+    """A network with the inputs that its recipe tells of."""
+    example = example_of(recipe)
+    takes = tuple(Takes((None, *t.shape[1:]), t.dtype) for t in tensors_of(example))
     return Network(portable(model), source, example=example, takes=takes)
+
+
+def example_of(recipe: Recipe) -> Inputs:
+    """An input of the shapes and dtypes that a recipe tells of; its numbers mean nothing."""
+    tensors = {spec.name: _tensor(spec) for spec in recipe.inputs}
+    if recipe.layout == "dict":
+        return tensors
+    values = tuple(tensors.values())
+    return values[0] if recipe.layout == "tensor" else values
 
 
 def _tensor(spec: InputSpec) -> torch.Tensor:

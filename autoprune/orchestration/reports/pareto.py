@@ -2,12 +2,14 @@
 
 import csv
 import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from autoprune.domain.trial import Failure, Measurement, Observation
 from autoprune.orchestration.history import STATES, state_of
 from autoprune.orchestration.view import SweepView
+
+T = TypeVar("T")
 
 NOTE_ROWS = 8
 BASELINE_FIRST = ("latency_ms", "macs", "params")
@@ -64,7 +66,7 @@ def note_markdown(view: SweepView, promote_command: str) -> str:
     members = view.front.members
     if not members:
         return "\n".join([*lines, "The front is empty so far."])
-    shown = _spread(members, NOTE_ROWS)
+    shown = spread(members, NOTE_ROWS)
     lines += [
         f"| trial | {main} | speedup | 95% interval | latency (ms) |",
         "|--:|--:|--:|:-:|--:|",
@@ -197,7 +199,7 @@ def _whole(name: str, found: Mapping[str, float]) -> float | int | None:
     return int(value) if counts and value is not None else value
 
 
-def _spread(members: tuple[Observation, ...], most: int) -> list[Observation]:
+def spread(members: Sequence[T], most: int) -> list[T]:
     """At most `most` members, evenly apart, with the first and the last among them."""
     if len(members) <= most:
         return list(members)
