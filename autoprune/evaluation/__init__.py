@@ -3,6 +3,7 @@
 Free of Ray and MLflow, so that one trial runs anywhere.
 """
 
+from autoprune.evaluation.logbook import failure_of
 from autoprune.evaluation.networks import example_outputs, portable, settled_steps
 from autoprune.evaluation.records import (
     Progress,
@@ -10,7 +11,7 @@ from autoprune.evaluation.records import (
     TrialContext,
     TrialLimits,
 )
-from autoprune.evaluation.run import failure_of, run_trial, trial_steps
+from autoprune.evaluation.run import run_trial, trial_steps
 
 __all__ = [
     "Progress",

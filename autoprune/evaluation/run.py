@@ -4,10 +4,7 @@ They are a generator: an executor takes one step at a time and may save the snap
 pause, or go on elsewhere.
 """
 
-import socket
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,23 +13,20 @@ from torch import nn
 from autoprune.domain.objective import SIZE_METRICS
 from autoprune.domain.space import FP32
 from autoprune.domain.trial import (
-    Cause,
-    Failure,
     Measurement,
     Observation,
     Outcome,
     Speedup,
     Stage,
     Trial,
-    TrialError,
 )
 from autoprune.evaluation.factoring import factored_where_faster
-from autoprune.evaluation.networks import example_outputs, portable, settled_steps
+from autoprune.evaluation.logbook import Logbook, failure_of
+from autoprune.evaluation.networks import example_outputs, portable
 from autoprune.evaluation.records import Progress, Snapshot, TrialContext
 from autoprune.evaluation.thinning import Thinning
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import speed_metrics
-from autoprune.measurement.prepared import out_of_memory
 from autoprune.measurement.quantise import quantise
 from autoprune.measurement.runtimes.int8_network import Int8Network
 from autoprune.measurement.runtimes.protocol import torch_threads
@@ -85,10 +79,10 @@ def trial_steps(
                 outcome = end.value
                 break
             except Exception as error:  # every fault of user code is an outcome, not a crash
-                outcome = failure_of(error, run.stage)
+                outcome = failure_of(error, run.log.stage)
                 break
             yield progress
-    return run.observation(outcome)
+    return run.log.observation(outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +95,11 @@ class _Cut:
 
 
 class _Run:
-    """The mutable side of one trial: where it is, what it knows, and how long it took."""
+    """The stages of one trial; `log` is where it is, what it knows, and how long it took."""
 
     def __init__(self, trial: Trial, context: TrialContext, resume: Snapshot | None) -> None:
         self.trial, self.context, self.resume = trial, context, resume
-        self.stage = Stage.PRUNE if resume is None else Stage.RECOVER
-        self.started = time.perf_counter()
-        self.metrics: dict[str, float] = dict(resume.metrics) if resume else {}
-        self.news: dict[str, float] = {}
-        self.seconds: dict[str, float] = dict(resume.seconds) if resume else {}
-        self.carried = sum(self.seconds.values())
+        self.log = Logbook(trial, context, resume)
         program = None if resume is None else resume.program
         self.int8 = None if program is None else Int8Network(program)
 
@@ -129,7 +118,7 @@ class _Run:
             self.context.model if unpruned is None else unpruned,
             recipe.history,
             seed=self.trial.seed,
-            step_guard=self._guard,
+            step_guard=self.log.guard,
         )
 
     def _choosing(self) -> Choosing:
@@ -138,14 +127,10 @@ class _Run:
             context.task,
             seed=self.trial.seed,
             batches=context.limits.importance_batches,
-            step_guard=self._guard,
+            step_guard=self.log.guard,
             device=context.device,
         )
         return Choosing(context.dependencies, context.criteria[self.trial.spec.criterion], scoring)
-
-    def elapsed(self) -> float:
-        """Seconds spent on the trial, those before a resume included."""
-        return self.carried + time.perf_counter() - self.started
 
     def stages(self) -> Generator[Progress, None, Measurement]:
         """Every stage in order; returns the measurement."""
@@ -153,15 +138,15 @@ class _Run:
             cut = yield from self._cheap_stages()
             costs = {*SIZE_METRICS, *self.context.meter.metrics}
             broken = self.context.goal.broken(
-                {name: value for name, value in self.metrics.items() if name in costs}
+                {name: value for name, value in self.log.metrics.items() if name in costs}
             )
             if broken is not None:
-                yield self._progress(Stage.PROXY)
-                return self._measurement(cut.speedup, stopped_by=str(broken))
+                yield self.log.progress(Stage.PROXY)
+                return self.log.measurement(cut.speedup, stopped_by=str(broken))
             yield self._reached(Stage.PROXY, cut)
         else:
             if self.resume.done:
-                return self._measurement(self.resume.speedup)
+                return self.log.measurement(self.resume.speedup)
             cut = self._rebuilt(self.resume)
             if self._rung(self.resume.epoch) is not None:
                 # who decides whether it goes on may not have heard that it got here
@@ -169,38 +154,38 @@ class _Run:
                 yield self._reached(stage, cut, epoch=self.resume.epoch, fit_state=self.resume.fit)
         cut = yield from self._thinned(cut)
         cut = yield from self._recover(cut)
-        with self._timed(Stage.EVALUATE):
+        with self.log.timed(Stage.EVALUATE):
             if self._epochs:  # otherwise the proxy is what the network is worth
-                self._learn(self._evaluate(self._deployed(cut.model)))
+                self.log.learn(self._evaluate(self._deployed(cut.model)))
             done = replace(self._snapshot(cut, epoch=self._epochs, outputs=True), done=True)
-        yield self._progress(Stage.EVALUATE, done)
-        return self._measurement(cut.speedup)
+        yield self.log.progress(Stage.EVALUATE, done)
+        return self.log.measurement(cut.speedup)
 
     def _cheap_stages(self) -> Generator[Progress, None, _Cut]:
         context = self.context
         example = context.task.example()
-        with self._timed(Stage.PRUNE):
+        with self.log.timed(Stage.PRUNE):
             pruned = self._pruned(context.model)
             recipe = pruned.recipe
             if self.trial.spec.precision == FP32:  # else what it takes is known once quantised
-                with self._guard():
-                    self._learn(costs(pruned.model, example))
-        yield self._progress(Stage.PRUNE)
+                with self.log.guard():
+                    self.log.learn(costs(pruned.model, example))
+        yield self.log.progress(Stage.PRUNE)
         model = pruned.model.to(context.device)
-        with self._timed(Stage.RECALIBRATE):
+        with self.log.timed(Stage.RECALIBRATE):
             self._healing(recipe).at_once(model)
-        yield self._progress(Stage.RECALIBRATE)
-        with self._timed(Stage.MEASURE):
+        yield self.log.progress(Stage.RECALIBRATE)
+        with self.log.timed(Stage.MEASURE):
             deployed = self._deployed(model)
             if self.int8 is not None:
-                with self._guard():
-                    self._learn(costs(self.int8, example))
+                with self.log.guard():
+                    self.log.learn(costs(self.int8, example))
             speedup = context.meter.measure(deployed, context.model, example)
-            self._learn(speed_metrics(speedup, context.baseline_ms))
-        yield self._progress(Stage.MEASURE)
-        with self._timed(Stage.PROXY):
+            self.log.learn(speed_metrics(speedup, context.baseline_ms))
+        yield self.log.progress(Stage.MEASURE)
+        with self.log.timed(Stage.PROXY):
             proxy = self._evaluate(deployed)
-            self._learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
+            self.log.learn(proxy | {f"proxy_{name}": value for name, value in proxy.items()})
         return _Cut(model, recipe, speedup)
 
     def _pruned(self, model: nn.Module) -> Pruned:
@@ -231,44 +216,44 @@ class _Run:
         done = 0 if self.resume is None else self.resume.epoch
         if not before or done > before:
             return cut
-        with self._timed(Stage.RECOVER), self._guard():
+        with self.log.timed(Stage.RECOVER), self.log.guard():
             thinning = Thinning(self.trial, self.context, cut.model if done else None)
             resume = None if self.resume is None else self.resume.fit
-            epochs = thinning.epochs(resume, self._guard)
+            epochs = thinning.epochs(resume, self.log.guard)
             whole = _Cut(thinning.model, replace(cut.recipe, history=()), cut.speedup)
         while True:
-            with self._timed(Stage.RECOVER):
+            with self.log.timed(Stage.RECOVER):
                 epoch = next(epochs, None)
                 if epoch is None:
                     break
-                self._learn({"train_loss": epoch.loss, **thinning.metrics})
+                self.log.learn({"train_loss": epoch.loss, **thinning.metrics})
             yield self._reached(Stage.RECOVER, whole, epoch=epoch.number, fit_state=epoch.state)
-        with self._timed(Stage.RECOVER):
+        with self.log.timed(Stage.RECOVER):
             unpruned = portable(thinning.model)
             pruned = self._pruned(unpruned)
             model = pruned.model.to(self.context.device)
             self._healing(pruned.recipe, unpruned).at_once(model)
         cut = replace(cut, model=model, recipe=pruned.recipe)
         if thinning.low_rank and self.trial.spec.precision == FP32:
-            with self._timed(Stage.MEASURE):
+            with self.log.timed(Stage.MEASURE):
                 cut = self._factored(cut)
-        with self._timed(Stage.RECOVER):
+        with self.log.timed(Stage.RECOVER):
             found = self._evaluate(self._deployed(cut.model))
-            self._learn(found | {f"sparsity_{name}": value for name, value in found.items()})
+            self.log.learn(found | {f"sparsity_{name}": value for name, value in found.items()})
         return cut
 
     def _factored(self, cut: _Cut) -> _Cut:
         """The network with layers as two where that is faster, measured anew where one is."""
         context = self.context
         model, factors = factored_where_faster(cut.model, context)
-        self._learn({"sparsity_factored": len(factors)})
+        self.log.learn({"sparsity_factored": len(factors)})
         if not factors:
             return cut
         example = context.task.example()
-        with self._guard():
-            self._learn(costs(model, example))
+        with self.log.guard():
+            self.log.learn(costs(model, example))
         speedup = context.meter.measure(model, context.model, example)
-        self._learn(speed_metrics(speedup, context.baseline_ms))
+        self.log.learn(speed_metrics(speedup, context.baseline_ms))
         return _Cut(model.to(context.device), replace(cut.recipe, factors=factors), speedup)
 
     def _rebuilt(self, snapshot: Snapshot) -> _Cut:
@@ -286,17 +271,19 @@ class _Run:
             state=self.resume.fit if self.resume is not None and done else None,
         )
         while True:
-            with self._timed(Stage.RECOVER):
+            with self.log.timed(Stage.RECOVER):
                 trained = next(epochs, None)
                 if trained is None:
                     return cut
                 pruned, epoch = trained
                 cut = _Cut(pruned.model, pruned.recipe, cut.speedup)
-                self._learn({"train_loss": epoch.loss})
+                self.log.learn({"train_loss": epoch.loss})
                 number = before + epoch.number
                 if number < self._epochs:
                     counts = self._rung(number) is not None
-                    self._learn(self._evaluate(self._deployed(cut.model) if counts else cut.model))
+                    self.log.learn(
+                        self._evaluate(self._deployed(cut.model) if counts else cut.model)
+                    )
             yield self._reached(Stage.RECOVER, cut, epoch=number, fit_state=epoch.state)
 
     def _rung(self, epoch: int) -> int | None:
@@ -315,40 +302,26 @@ class _Run:
     ) -> Progress:
         """An epoch is over, or all before the first: what to go on from, and what it is worth."""
         if epoch and fit_state is None:  # a task that trains by itself has no state to go on from
-            return self._progress(stage, epoch=epoch)
+            return self.log.progress(stage, epoch=epoch)
         rung = self._rung(epoch)
         if rung is None:
             snapshot = self._snapshot(cut, epoch=epoch, fit_state=fit_state) if epoch else None
-            return self._progress(stage, snapshot, epoch=epoch)
+            return self.log.progress(stage, snapshot, epoch=epoch)
         snapshot = self._snapshot(cut, epoch=epoch, fit_state=fit_state, outputs=True)
-        worth = self.observation(self._measurement(cut.speedup), rung=rung)
-        return self._progress(stage, snapshot, epoch=epoch, worth=worth)
-
-    def _learn(self, found: Mapping[str, float]) -> None:
-        self.metrics |= found
-        self.news |= found
+        worth = self.log.observation(self.log.measurement(cut.speedup), rung=rung)
+        return self.log.progress(stage, snapshot, epoch=epoch, worth=worth)
 
     def _deployed(self, model: nn.Module) -> nn.Module:
         """What the trial is about: the network as it is now, in the precision of the spec."""
         if self.trial.spec.precision == FP32:
             return model
         batches = self.context.calibration_batches
-        with self._guard():
+        with self.log.guard():
             self.int8 = quantise(model, self.context.task, batches=batches, seed=self.trial.seed)
         return self.int8
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
-        return evaluate(model, self.context.task, "val", step_guard=self._guard)
-
-    def _measurement(self, speedup: Speedup, stopped_by: str | None = None) -> Measurement:
-        return Measurement(
-            dict(self.metrics), speedup, stopped_by=stopped_by, seconds=dict(self.seconds)
-        )
-
-    def observation(self, outcome: Outcome, *, rung: int | None = None) -> Observation:
-        """The trial with an outcome, as of now."""
-        host = socket.gethostname()
-        return Observation(self.trial, outcome, host=host, seconds=self.elapsed(), rung=rung)
+        return evaluate(model, self.context.task, "val", step_guard=self.log.guard)
 
     def _snapshot(
         self,
@@ -362,61 +335,17 @@ class _Run:
         program = None
         if outputs:
             network = cut.model if self.int8 is None else self.int8
-            with self._guard():
+            with self.log.guard():
                 found = example_outputs(portable(network), self.context.task)
             program = None if self.int8 is None else self.int8.program
         return Snapshot(
             cut.recipe,
             cut.model.state_dict(),
-            dict(self.metrics),
+            dict(self.log.metrics),
             cut.speedup,
-            seconds=dict(self.seconds),
+            seconds=dict(self.log.seconds),
             epoch=epoch,
             fit=fit_state,
             outputs=found,
             program=program,
         )
-
-    def _progress(
-        self,
-        stage: Stage,
-        snapshot: Snapshot | None = None,
-        *,
-        epoch: int = 0,
-        worth: Observation | None = None,
-    ) -> Progress:
-        news, self.news = self.news, {}
-        return Progress(stage, news, epoch=epoch, snapshot=snapshot, worth=worth)
-
-    @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[None]:
-        self.stage = stage
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """The node's quiet gate around a step, and the trial's time limit before it."""
-        limit = self.context.limits.time_limit_s
-        if limit is not None and self.elapsed() > limit:
-            raise TrialError(
-                Cause.TIME_LIMIT,
-                f"trial {self.trial.number} took longer than its {limit:g} s "
-                f"(in stage {self.stage}); raise budget.trial_limit_s or shorten recovery",
-            )
-        with settled_steps(self.context.step_guard, self.context.device)():
-            yield
-
-
-def failure_of(error: Exception, stage: Stage) -> Failure:
-    """The failure that an exception of a trial amounts to."""
-    if isinstance(error, TrialError):
-        return Failure(stage, error.cause, str(error))
-    text = f"{type(error).__name__}: {error}"
-    if out_of_memory(error):
-        return Failure(stage, Cause.OUT_OF_MEMORY, text)
-    return Failure(stage, Cause.ERROR, text)
