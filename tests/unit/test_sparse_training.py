@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,12 +27,14 @@ from autoprune.orchestration.session import Prepared, prepare, resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work
+from autoprune.pruning.coupling import Member
 from autoprune.pruning.graph import trace
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan, FitState, fit
-from autoprune.pruning.sparsity.blocks import silent_units
+from autoprune.pruning.sparsity.blocks import pieces_of, silent_units
 from autoprune.pruning.sparsity.cost import MacCost
+from autoprune.pruning.sparsity.groups import Longest
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.pruning.sparsity.shrink import Shrinking, check_method
 from autoprune.pruning.sparsity.training import train_sparsely
@@ -458,3 +461,19 @@ def test_journals_of_before_go_on(tmp_path: Path) -> None:
         "sparsity=Sparsity(epochs=2"
         in request(tmp_path, recoveries=sparse).conditions["recoveries"]
     )
+
+
+def test_pinned_units_are_spared_and_whole_layers_are_none_of_its_business() -> None:
+    net = small_net()
+    first, second = trace(net, TASK.example()).couplings
+    lengths = torch.tensor([5.0, 1.0, 4.0, 3.0, 2.0, 6.0, 7.0, 8.0])
+    pinned = replace(first, pinned=(1, 4))
+    found = Longest(pinned, 3, torch.device("cpu")).among(lengths)
+    assert found.nonzero().flatten().tolist() == [1, 4, 7]
+    zero = np.zeros(1, np.int64)
+    blocks = replace(second, members=(Member("5", "block", zero, zero),))
+    assert pieces_of(net, blocks, readers=True) == ()
+    assert not silent_units(net, blocks).any()
+    cost = MacCost(net, TASK.example(), [first, second])
+    shrinking = Shrinking(net, [first, blocks], QUICK, kept=KEPT, cost=cost)
+    assert len(shrinking.weights) == 1

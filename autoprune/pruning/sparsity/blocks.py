@@ -69,7 +69,7 @@ def pieces_of(model: nn.Module, coupling: Coupling, *, readers: bool) -> tuple[P
     )
     found: dict[object, Piece] = {}
     for member in coupling.members:
-        if member.side == "in" and not readers:
+        if member.side not in ("out", "param") and not (readers and member.side == "in"):
             continue
         if member.side == "param":
             pieces: Sequence[Piece] = [_piece(parameters[member.layer], member, member.axis)]
@@ -82,15 +82,17 @@ def pieces_of(model: nn.Module, coupling: Coupling, *, readers: bool) -> tuple[P
 
 def silent_units(model: nn.Module, coupling: Coupling) -> torch.Tensor:
     """Which units of a group have nothing but zeros in all that makes them: bool [u], on the CPU.
+    None of those that are made of whole layers.
 
     What they put out is zero, as long as what follows takes zero to zero; so ReLU and GELU do, and
     a sigmoid does not.
     """
     units = coupling.group.size
+    pieces = pieces_of(model, coupling, readers=False)
     total = torch.zeros(units, dtype=torch.float64)
-    for piece in pieces_of(model, coupling, readers=False):
+    for piece in pieces:
         total += piece.sums(piece.tensor.detach().abs().double(), units).cpu()
-    return total == 0
+    return (total == 0) & bool(pieces)
 
 
 def _of_layer(layer: nn.Module, member: Member) -> Iterator[Piece]:

@@ -31,7 +31,8 @@ class Penalised(Protocol):
 
 
 class Longest:
-    """The units that no step touches: the longest, as many of each block as the cut will leave.
+    """The units that no step touches: the longest, as many of each block as the cut will leave,
+    those that are pinned first.
 
     The penalty is the sum of the lengths of all others, whose proximal step is exactly this: the
     longest stay, the others are soft-thresholded (Gotoh, Takeda and Tono, DC Formulations and
@@ -42,10 +43,13 @@ class Longest:
     def __init__(self, coupling: Coupling, kept: int, device: torch.device) -> None:
         cells = [np.flatnonzero(coupling.cell == c) for c in np.unique(coupling.cell)]
         self._units = torch.from_numpy(np.stack(cells)).to(device)  # [b, u / b]
+        self._pinned = list(coupling.pinned)
         self._falling = (coupling.group.size - kept) // len(cells)
 
     def among(self, lengths: torch.Tensor) -> torch.Tensor:
         """Which they are, by the lengths of all [u]; of equal ones the later: bool [u]."""
+        lengths = lengths.clone()
+        lengths[self._pinned] = torch.inf
         units = self._units.gather(1, lengths[self._units].argsort(dim=1, stable=True))
         found = torch.zeros_like(lengths, dtype=torch.bool)
         found[units[:, self._falling :]] = True

@@ -42,7 +42,7 @@ class Shrinking:
     ) -> None:
         self._plan, self._cost = plan, cost
         self.multiplier = plan.strength
-        shrinking = [c for c in couplings if kept.get(c.group.name, c.group.size) < c.group.size]
+        shrinking = [c for c in couplings if _thins(c, kept)]
         owned = [_trained(pieces_of(model, c, readers=plan.overlap)) for c in shrinking]
         pairs = [(c, pieces) for c, pieces in zip(shrinking, owned, strict=True) if pieces]
         self._sizes = {c.group.name: c.group.size for c, _ in pairs}
@@ -154,6 +154,12 @@ def _prices(
     if mean <= 0:
         return [1.0] * len(sizes)
     return [float(np.clip(price / mean, *PRICES)) for price in each]
+
+
+def _thins(coupling: Coupling, kept: Mapping[str, int]) -> bool:
+    """Whether the cut takes units that have weights of their own, and not whole layers."""
+    whole = any(member.side in ("block", "branch", "reads") for member in coupling.members)
+    return not whole and kept.get(coupling.group.name, coupling.group.size) < coupling.group.size
 
 
 def _trained(pieces: Sequence[Piece]) -> Sequence[Piece]:
