@@ -200,13 +200,13 @@ def test_killed_in_this_process_alone(tmp_path):
     kill_again_and_again(tmp_path, [*SWEEP, "executor=inline"], moments)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_killed_with_workers_running_again_and_again(tmp_path):
     moments = [prepared, asks_are(1), asks_are(2), prepared, recovering, tells_are(1)]
     kill_again_and_again(tmp_path, RAY, [*moments, recovering, tells_are(4), reporting])
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_killed_in_this_process_again_and_again(tmp_path):
     moments = [prepared, asks_are(1), recovering, tells_are(3), tells_are(4), reporting]
     kill_again_and_again(tmp_path, [*SWEEP, "executor=inline"], moments)
