@@ -1,9 +1,9 @@
-"""Groups whose units are whole modules or parts that a module counts: heads, and blocks.
+"""Groups whose units are whole modules, or parts that a module counts: blocks, and heads.
 
 Axis legend: u = units of a group.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import nn
@@ -31,21 +31,13 @@ def _by_heads(relation: Relation, modules: Modules) -> Relation:
     heads = None if owner is None else head_count(modules[owner])
     if owner is None or heads is None or heads < 2:
         return relation
-    inside = [m for m in relation.members if m.layer.startswith(f"{owner}.")]
-    makers = [m for m in relation.members if m.side == "out" and _makes(modules.get(m.layer))]
-    if not makers or not set(map(id, makers)) <= set(map(id, inside)):
+    makers = [m for m in relation.members if m.side == "out" and _makes(modules[m.layer])]
+    if not makers or not all(m.layer.startswith(f"{owner}.") for m in makers):
         return relation
     if len(makers) == 1:
         members = _fused(makers[0], owner, modules, heads=heads)
-    elif sum(len(m.index) for m in makers) >= PROJECTED * relation.size:
-        width = relation.size // heads
-        members = [
-            Member(m.layer, m.side, m.index, m.unit // width, axis=m.axis)
-            for m in relation.members
-            if relation.size % heads == 0
-        ]
     else:
-        return relation
+        members = _apart(relation, makers, heads=heads)
     if not members:
         return relation
     tables = list(_tables(owner, modules, heads))
@@ -62,6 +54,19 @@ def _owner_of(name: str, modules: Modules) -> str | None:
         if head_count(modules[name]) is not None:
             return name
     return None
+
+
+def _apart(relation: Relation, makers: Sequence[Member], *, heads: int) -> list[Member]:
+    """The members of heads whose queries, keys and values layers of their own make; none where so
+    few layers make no attention, or its width is no multiple of the heads.
+    """
+    made = sum(len(maker.index) for maker in makers)
+    width, rest = divmod(relation.size, heads)
+    if rest or made < PROJECTED * relation.size:
+        return []
+    return [
+        Member(m.layer, m.side, m.index, m.unit // width, axis=m.axis) for m in relation.members
+    ]
 
 
 def _fused(maker: Member, owner: str, modules: Modules, *, heads: int) -> list[Member]:
@@ -91,7 +96,7 @@ def _fused(maker: Member, owner: str, modules: Modules, *, heads: int) -> list[M
     ]
 
 
-def _makes(layer: nn.Module | None) -> bool:
+def _makes(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not is_depthwise(layer)
 
 
