@@ -101,5 +101,70 @@ nets = st.builds(
     st.booleans(),
     st.integers(0, 10_000),
 )
+TOKEN_BLOCKS = ("attention", "narrow", "encoder", "mlp", "plain")
+EMBEDDING = 8
+
+
+class TokenBlock(nn.Module):
+    """A layer of a transformer: attention of PyTorch's or of its own, a whole one, or a part."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.num_heads = kind, 4
+        self.norm = nn.LayerNorm(EMBEDDING)
+        if kind == "attention":
+            self.inner: nn.Module = nn.MultiheadAttention(EMBEDDING, 2, batch_first=True)
+        elif kind == "narrow":
+            self.inner = nn.Linear(EMBEDDING, 3 * 12)
+            self.outer = nn.Linear(12, EMBEDDING)
+        elif kind == "encoder":
+            self.inner = nn.TransformerEncoderLayer(EMBEDDING, 2, 6, batch_first=True)
+        else:
+            self.inner = nn.Linear(EMBEDDING, 6)
+            self.outer = nn.Linear(6, EMBEDDING)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "encoder":
+            return self.inner(x)
+        y = self.norm(x)
+        if self.kind == "attention":
+            return x + self.inner(y, y, y, need_weights=False)[0]
+        if self.kind == "narrow":
+            parts = self.inner(y).reshape(*y.shape[:2], 3, self.num_heads, -1)
+            query, key, value = parts.permute(2, 0, 3, 1, 4)
+            said = F.scaled_dot_product_attention(query, key, value)
+            return x + self.outer(said.transpose(1, 2).flatten(2))
+        y = self.outer(F.gelu(self.inner(y)))
+        return x + y if self.kind == "mlp" else y
+
+
+class TokenNet(nn.Module):
+    def __init__(self, kinds: list[str]) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, EMBEDDING)
+        self.blocks = nn.Sequential(*map(TokenBlock, kinds))
+        self.head = nn.Linear(EMBEDDING, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.embed(x))).mean(1)
+
+
+def token_net(kinds: list[str], seed: int) -> nn.Module:
+    """A transformer with random weights, also in what starts at one or zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = TokenNet(kinds)
+        for parameter in net.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        return net.eval()
+
+
+token_nets = st.builds(
+    token_net,
+    st.lists(st.sampled_from(TOKEN_BLOCKS), min_size=1, max_size=3),
+    st.integers(0, 10_000),
+)
+TOKENS = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
+TOKENS_BATCH = torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(1))
 EXAMPLE = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 BATCH = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))

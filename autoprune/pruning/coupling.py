@@ -55,15 +55,15 @@ def cuts_for(couplings: Iterable[Coupling], removed: Mapping[str, Indices]) -> t
                 gone[member.layer, member.side, member.axis].append(indices)
                 if coupling.group.kind != "connections":
                     absent[member.layer, member.side].append(indices)
-    blocks = tuple(f"{layer}." for layer, side, _ in gone if side == "block")
-    branches = {layer for layer, side, _ in gone if side == "branch"}
+    wholes = {layer: side for layer, side, _ in gone if side in ("block", "branch")}
+    inside = tuple(f"{layer}." for layer, side in wholes.items() if side == "block")
     found = []
     for (layer, side, axis), parts in sorted(gone.items()):
         indices = np.unique(np.concatenate(parts))
         if side == "reads":
             given: Side = "in" if (layer, "in", 0) in gone else "out"  # a norm has outputs alone
             indices = _places(indices, absent[layer, given])
-        lives = not layer.startswith(blocks) and (side == "branch" or layer not in branches)
+        lives = not layer.startswith(inside) and wholes.get(layer, side) == side
         if lives and len(indices):
             found.append(Cut.of(layer, side, indices, axis=axis))
     return tuple(found)

@@ -112,12 +112,13 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
     inputs = move(example, device_of(work))
     with own_rng(0, device_of(work)):
         order = forward_order(work, inputs)
+        position = {name: i for i, name in enumerate(order)}
         with _TORCH_PRUNING, torch.enable_grad():
             relations = list(_relations(work, inputs, order))
         modules = dict(work.named_modules())
         relations = by_heads(relations, modules) + heads_of_pytorch(modules)
         relations += blocks_in(work, inputs)
-    relations = [relation for relation in relations if relation.name in order]
+    relations = [relation for relation in relations if _place(relation.name) in position]
     couplings, refused = sort_relations(relations, modules)
     more, unjoined = sort_relations(joined(couplings, modules, order), modules)
     couplings, refused = couplings + more, refused + unjoined
@@ -131,11 +132,15 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
             f"{type(model).__name__} has no prunable group ({listed}); give a network with "
             "convolutions or linear layers before the one that makes its output"
         )
-    position = {name: i for i, name in enumerate(order)}
     return Dependencies(
-        tuple(sorted(couplings, key=lambda c: position[c.group.name.partition(":")[0]])),
-        tuple(sorted(refused, key=lambda r: position[r.name.partition(":")[0]])),
+        tuple(sorted(couplings, key=lambda c: position[_place(c.group.name)])),
+        tuple(sorted(refused, key=lambda r: position[_place(r.name)])),
     )
+
+
+def _place(name: str) -> str:
+    """The module that a group is named after; what follows a colon says what of it."""
+    return name.partition(":")[0]
 
 
 def forward_order(model: nn.Module, inputs: Inputs) -> list[str]:

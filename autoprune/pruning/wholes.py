@@ -157,7 +157,7 @@ def embedding_members(
 
 
 def blocks_in(model: nn.Module, inputs: Inputs) -> list[Relation]:
-    """One relation for every stack of blocks, named after its first."""
+    """One relation for every stack of blocks, named after its first one."""
     return [_blocks(stack) for stack in stacks_of(model, inputs)]
 
 
@@ -167,7 +167,8 @@ def _blocks(stack: Stack) -> Relation:
         for unit, block in enumerate(stack.blocks)
     ]
     pinned = (0,) if stack.pinned else ()
-    return Relation(stack.blocks[0], len(members), members, kind="blocks", pinned=pinned)
+    name = f"{stack.blocks[0]}:blocks"
+    return Relation(name, len(members), members, kind="blocks", pinned=pinned)
 
 
 def _each(count: int) -> Indices:

@@ -138,7 +138,7 @@ def test_a_block_that_adds_nothing_goes_first(name):
         trace(net, EXAMPLE.double()).couplings,
         criterion_of(name),
         Scoring(Noise((TOKENS, WIDTH), classes=2), batches=2),
-    )["layers.0"]
+    )["layers.0:blocks"]
     assert int(scores.argmin()) == 2
     assert float(scores[2]) == 0
 
@@ -146,7 +146,9 @@ def test_a_block_that_adds_nothing_goes_first(name):
 def test_fisher_looks_at_a_factor_on_what_a_block_adds():
     net, task = layers(3).double(), Noise((TOKENS, WIDTH), classes=2)
     couplings = trace(net, EXAMPLE.double()).couplings
-    found = score(net, couplings, criterion_of("fisher"), Scoring(task, batches=1))["layers.0"]
+    found = score(net, couplings, criterion_of("fisher"), Scoring(task, batches=1))[
+        "layers.0:blocks"
+    ]
     x, y = next(iter(task.batches("train")))
     expected = []
     for block in net.layers:
