@@ -198,11 +198,26 @@ def _relations(model: nn.Module, inputs: Inputs, order: Sequence[str]) -> Iterat
 
 
 class _Graph(tp.DependencyGraph):  # type: ignore[misc]
-    """Torch-Pruning 1.6.1 with one gap filled.
+    """Torch-Pruning 1.6.1 with two gaps filled.
 
     It asks what a concatenation feeds for its channels and looks through a flatten as if it kept
-    them, so a concatenation before a flatten and a linear layer gets no index mapping.
+    them, so a concatenation before a flatten and a linear layer gets no index mapping. And it reads
+    the sizes of what is reshaped by a name that torch has given up, so pixels that become tokens
+    pass for channels that become features: around a residual their indices grow without end.
     """
+
+    def build_dependency(self, *args: Any, **kwargs: Any) -> Any:
+        """The graph, in which only a flatten of channels and pixels to features maps indices."""
+        built = super().build_dependency(*args, **kwargs)
+        for node in self.module2node.values():
+            ends = [(node, d) for d in node.dependencies] + [
+                (d.target, d) for d in node.dependencies
+            ]
+            for end, dependency in ends:
+                if end.type is tp.ops.OPTYPE.RESHAPE and not _flattens(end, dependency):
+                    dependency.index_mapping[0] = None
+                    end.type = tp.ops.OPTYPE.ELEMENTWISE  # mappings are made anew for every group
+        return built
 
     def get_in_channels(self, module_or_node: Any) -> Any:
         """The channels that a layer or an operation takes, None where that is open."""
@@ -210,6 +225,15 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
             sizes: list[int] = list(getattr(module_or_node.grad_fn, "_saved_self_sym_sizes", []))
             return sizes[1] if len(sizes) >= 4 else None
         return super().get_in_channels(module_or_node)
+
+
+def _flattens(reshape: Any, dependency: Any) -> bool:
+    """Whether a reshape makes features of all channels and pixels, as the mapping of its indices
+    says.
+    """
+    sizes = list(getattr(reshape.grad_fn, "_saved_self_sym_sizes", []))
+    stride = getattr(dependency.index_mapping[0], "_stride", None)
+    return stride is None or (len(sizes) == 4 and stride == sizes[2] * sizes[3])
 
 
 @contextmanager

@@ -108,9 +108,8 @@ def _elementwise(norm: nn.LayerNorm | nn.GroupNorm, x: torch.Tensor) -> torch.Te
     """Bounded like a norm, but every entry on its own; fails on a wrong width as a norm does."""
     y = F.softsign(x)
     if isinstance(norm, nn.LayerNorm):
-        # as networks that normalise the channels of images call it (ConvNeXt's own class does)
-        first = getattr(norm, "data_format", None) == "channels_first"
-        spare, width = x.dim() - 2 if first else 0, int(norm.normalized_shape[-1])
+        width = int(norm.normalized_shape[-1])
+        spare = x.dim() - 2 if _is_channels_first(norm, x, width) else 0
     else:
         spare, width = x.dim() - 2, norm.num_channels
     if x.shape[-1 - spare] != width:
@@ -120,6 +119,14 @@ def _elementwise(norm: nn.LayerNorm | nn.GroupNorm, x: torch.Tensor) -> torch.Te
     if norm.bias is not None:
         y = y + norm.bias.reshape(-1, *[1] * spare)
     return y
+
+
+def _is_channels_first(norm: nn.LayerNorm, x: torch.Tensor, width: int) -> bool:
+    """Whether a layer norm of its own kind is over axis 1: it says so, or nothing else fits."""
+    if type(norm).forward is nn.LayerNorm.forward:
+        return False
+    told = getattr(norm, "data_format", None)
+    return told == "channels_first" or (told is None and x.shape[-1] != width)
 
 
 def _half(coupling: Coupling, rng: np.random.Generator) -> Indices:

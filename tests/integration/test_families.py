@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autoprune.domain.space import Bounds, build_space
-from autoprune.pruning.graph import GraphError, trace
+from autoprune.pruning.graph import trace
 from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.surgery import prune
@@ -29,11 +29,12 @@ KINDS = {
     "MobileNetV1": {"channels": 14},
     "MobileNetV2": {"channels": 25, "blocks": 5},
     "EfficientNet": {"channels": 28, "blocks": 3},
+    "SqueezeBERT": {"channels": 5, "neurons": 1},
     "BiT": {"blocks": 2},
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_family_is_cut_in_half_and_rebuilt_bit_for_bit(name):
     model, example = family(name)
     found = trace(model, example)
@@ -45,10 +46,3 @@ def test_a_family_is_cut_in_half_and_rebuilt_bit_for_bit(name):
     assert torch.equal(outputs_of(again, example), outputs_of(pruned.model, example))
     left = sum(p.numel() for p in pruned.model.parameters())
     assert left < 0.8 * sum(p.numel() for p in model.parameters())
-
-
-def test_what_takes_too_long_to_trace_is_refused_in_time():
-    assert set(CONFIGS) - set(KINDS) == {"SqueezeBERT"}
-    model, example = family("SqueezeBERT")
-    with pytest.raises(GraphError, match="was not built within 2 s; raise the time limit"):
-        trace(model, example, time_limit_s=2)

@@ -327,3 +327,25 @@ def test_the_built_in_networks_can_be_pruned(build, groups):
 def test_a_trials_error_travels_between_processes(error):
     arrived = pickle.loads(pickle.dumps(error))
     assert (type(arrived), str(arrived), arrived.cause) == (type(error), "why", error.cause)
+
+
+class Pixels(nn.Module):
+    """Attention among the pixels of an image, with a residual around it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.attention = nn.MultiheadAttention(channels, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        asked = self.norm(tokens)
+        tokens = tokens + self.attention(asked, asked, asked, need_weights=False)[0]
+        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def test_pixels_that_are_tokens_for_a_while_come_to_an_end():
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), Pixels(6), *pool, nn.Linear(6, 3))
+    found = trace(net, torch.zeros(1, 3, 5, 5), time_limit_s=20)
+    assert ("1.attention", "heads", 2) in [(g.name, g.kind, g.size) for g in found.groups]
