@@ -103,7 +103,7 @@ def test_roles_in_a_convolutional_network_and_in_an_attention() -> None:
     assert roles[inner] is Role.READS
     assert roles[f"{inner}.out_proj"] is Role.MAKES
     assert roles["positions"] is roles["blocks.0.norm1"] is Role.FOLLOWS
-    blocks = found["blocks.0"]
+    blocks = found["blocks.0:blocks"]
     assert parts_of(blocks, net) == (Part("blocks.0", Role.UNIT), Part("blocks.1", Role.UNIT))
     assert unit_names(blocks, found.values()) == ("blocks.0", "blocks.1")
     assert unit_names(found[inner], found.values()) == ("0", "1")
@@ -114,7 +114,8 @@ def test_parameters_of_heads_of_blocks_and_of_those_that_stay() -> None:
     found = {c.group.name: c for c in trace(net, IMAGE).couplings}
     # rows and biases of queries, keys and values, and the columns that read them
     assert params_in(found["blocks.0.attention"], net) == 3 * 32 * 33 + 32 * 32
-    assert params_in(found["blocks.0"], net) == sum(p.numel() for p in net.blocks.parameters())
+    whole = sum(p.numel() for p in net.blocks.parameters())
+    assert params_in(found["blocks.0:blocks"], net) == whole
     net = resnet(depth=14, width=8, in_channels=1)
     stack = next(c for c in trace(net, IMAGE).couplings if c.group.kind == "blocks" and c.pinned)
     (stays, *others) = (net.get_submodule(m.layer) for m in stack.members)
