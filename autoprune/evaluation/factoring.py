@@ -7,6 +7,7 @@ from torch import nn
 from autoprune.evaluation.networks import portable
 from autoprune.evaluation.records import TrialContext
 from autoprune.pruning.factors import Factor, factor_layers, low_ranks
+from autoprune.pruning.isolation import outputs_of
 
 
 def factored_where_faster(
@@ -26,10 +27,11 @@ def factored_where_faster(
         with context.step_guard():
             twin = copy.deepcopy(found)
             factor_layers(twin, [factor])
-        try:
-            speedup = context.meter.measure(twin, found, example)
-        except Exception:  # whatever a network that reads its layers' weights itself runs into
-            continue
+            try:
+                outputs_of(twin, example)
+            except Exception:  # whatever a network that reads its layers' weights itself runs into
+                continue
+        speedup = context.meter.measure(twin, found, example)
         if speedup.low > 1:
             found = twin
             kept.append(factor)
