@@ -1,7 +1,7 @@
 """The sparse training of a trial: from the unpruned network to the one that is cut."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -11,6 +11,7 @@ from autoprune.domain.protocols import StepGuard
 from autoprune.domain.space import UNEVEN_KINDS
 from autoprune.domain.trial import Trial
 from autoprune.evaluation.records import TrialContext
+from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.recover import Epoch, FitState
 from autoprune.pruning.sparsity.cost import Cost, MacCost
 from autoprune.pruning.sparsity.plan import Sparsity
@@ -33,13 +34,14 @@ class Thinning:
         self.low_rank = recovery.sparsity.method == "low_rank"
         self._fit = replace(recovery.fit, epochs=recovery.epochs_before)
         self.model = begun or copy.deepcopy(context.model).to(context.device)
+        # which block or branch goes was decided when the cut was measured
+        even = [c for c in context.dependencies.couplings if c.group.kind not in UNEVEN_KINDS]
         self._shrinking = Shrinking(
             self.model,
-            # which block or branch goes was decided when the cut was measured
-            [c for c in context.dependencies.couplings if c.group.kind not in UNEVEN_KINDS],
+            even,
             recovery.sparsity,
             kept=trial.spec.widths,
-            cost=_cost(recovery.sparsity, trial, context),
+            cost=_cost(recovery.sparsity, trial, context, even),
         )
 
     @property
@@ -60,7 +62,9 @@ class Thinning:
         )
 
 
-def _cost(plan: Sparsity, trial: Trial, context: TrialContext) -> Cost:
+def _cost(
+    plan: Sparsity, trial: Trial, context: TrialContext, couplings: Sequence[Coupling]
+) -> Cost:
     """What the budget is in: MACs also where the trial's widths are predicted to save no time."""
     if plan.budget == "latency":
         if context.latency is None:
@@ -70,4 +74,4 @@ def _cost(plan: Sparsity, trial: Trial, context: TrialContext) -> Cost:
             )
         if context.latency.share(trial.spec.widths) < context.latency.share({}):
             return context.latency.share
-    return MacCost(context.model, context.task.example(), context.dependencies.couplings)
+    return MacCost(context.model, context.task.example(), couplings)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoprune.domain.space import PruningSpec
+from autoprune.domain.space import UNEVEN_KINDS, PruningSpec
 from autoprune.models import resnet, vit
 from autoprune.pruning.anatomy import Role, gone_units, params_in, parts_of, unit_names
 from autoprune.pruning.coupling import cuts_for
@@ -59,7 +59,7 @@ def test_what_belongs_to_a_group_is_what_a_cut_takes_in_proportion(net):
         group = coupling.group
         sides = {(m.layer, m.side) for m in coupling.members}
         both = {layer for layer, _ in sides if {(layer, "in"), (layer, "out")} <= sides}
-        if group.kind == "blocks" or both or group.size // group.step < 2:
+        if group.kind in UNEVEN_KINDS or both or group.size // group.step < 2:
             continue
         kept = group.step * (group.size // group.step // 2)
         cut = prune(net, EXAMPLE, PruningSpec.of({group.name: kept}), dependencies=found).model
@@ -77,6 +77,10 @@ def test_every_group_is_made_and_read_and_no_layer_follows_what_it_makes(net):
         assert len(set(parts)) == len(parts)
         if coupling.group.kind == "blocks":
             assert {part.role for part in parts} == {Role.UNIT}
+            continue
+        if coupling.group.kind in UNEVEN_KINDS:
+            made = [Role.UNIT] if coupling.group.kind == "branches" else []
+            assert {part.role for part in parts} == {Role.READS, *made}
             continue
         assert coupling.group.name in {p.layer for p in parts if p.role is Role.MAKES}
         assert any(part.role is Role.READS for part in parts)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.domain.space import Group, PruningSpec
+from autoprune.domain.space import UNEVEN_KINDS, Group, PruningSpec
 from autoprune.measurement.cost import costs
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.criteria import criterion_of
@@ -143,18 +143,25 @@ def test_sparing_the_longest_is_the_best_point_of_what_the_others_weigh(
         assert value(y) + 1e-8 >= value(best)
 
 
+def thinned(found: Dependencies) -> list[Coupling]:
+    """The groups that sparse training is for: all units of one own equally much."""
+    return [c for c in found.couplings if c.group.kind not in UNEVEN_KINDS]
+
+
 def kept_of(draw: st.DataObject, found: Dependencies) -> dict[str, int]:
+    groups = [coupling.group for coupling in thinned(found)]
     return {
         group.name: group.step * draw.draw(st.integers(1, group.size // group.step))
-        for group in found.groups
+        for group in groups
     }
 
 
 def shrunk(net: nn.Module, found: Dependencies, kept: Mapping[str, int], **plan: object) -> None:
     """The network after proximal steps that take all they may."""
-    cost = MacCost(net, EXAMPLE.to(next(net.parameters()).dtype), found.couplings)
+    couplings = thinned(found)
+    cost = MacCost(net, EXAMPLE.to(next(net.parameters()).dtype), couplings)
     asked = Sparsity(**{"strength": 1.0, **plan})  # type: ignore[arg-type]
-    shrinking = Shrinking(net, found.couplings, asked, kept=kept, cost=cost)
+    shrinking = Shrinking(net, couplings, asked, kept=kept, cost=cost)
     for _ in range(30):
         shrinking.after_step(0.2, 0.0)
     assert shrinking.metrics["sparsity_cost"] == pytest.approx(1.0)
@@ -168,7 +175,7 @@ def test_units_go_to_zero_and_no_more_than_the_cut_takes(
     found = trace(net, EXAMPLE)
     kept = kept_of(data, found)
     shrunk(net, found, kept, overlap=overlap)
-    for coupling in found.couplings:
+    for coupling in thinned(found):
         name, size = coupling.group.name, coupling.group.size
         silent = silent_units(net, coupling).numpy()
         assert silent.sum() == size - kept[name]
@@ -220,7 +227,7 @@ def test_a_sigmoid_of_zero_is_not_zero() -> None:
 def test_macs_are_those_that_are_measured(net: nn.Module, data: st.DataObject) -> None:
     found = trace(net, EXAMPLE)
     kept = kept_of(data, found)
-    share = MacCost(net, EXAMPLE, found.couplings)(kept)
+    share = MacCost(net, EXAMPLE, thinned(found))(kept)
     pruned = prune(net, EXAMPLE, PruningSpec.of(kept), dependencies=found).model
     whole, cut = (costs(model, EXAMPLE)["macs"] for model in (net, pruned))
     assert share == pytest.approx(cut / whole, rel=1e-6)
@@ -230,8 +237,7 @@ def test_macs_are_those_that_are_measured(net: nn.Module, data: st.DataObject) -
 @given(nets, st.booleans())
 def test_a_units_pieces_are_its_own(net: nn.Module, readers: bool) -> None:
     """What is zero in all pieces of a unit are the unit's weights, and nothing of other units."""
-    couplings = trace(net, EXAMPLE).couplings
-    for coupling in couplings:
+    for coupling in thinned(trace(net, EXAMPLE)):
         units = coupling.group.size
         pieces = pieces_of(net, coupling, readers=readers)
         counts = [piece.sums(torch.ones_like(piece.tensor), units) for piece in pieces]
@@ -276,7 +282,7 @@ def test_without_a_threshold_the_weights_are_where_the_optimizer_took_them(
     net: nn.Module, seed: int
 ) -> None:
     net = net.double()
-    couplings = trace(net, EXAMPLE.double()).couplings
+    couplings = thinned(trace(net, EXAMPLE.double()))
     whole = latent(net, couplings, 1)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(3):

@@ -29,5 +29,5 @@ def test_only_what_was_interrupted_ends_as_if_it_were(
     view = SweepView("s-1", "s", make_goal(), make_space({"a": 8}), BASELINE)
     result = SimpleNamespace(view=view, folder=tmp_path, complete=complete, interrupted=interrupted)
     call = Call({}, Console(quiet=True))
-    assert _show_end(call, SimpleNamespace(result=result, warnings=())) == code
+    assert _show_end(call, SimpleNamespace(result=result, exported=(), warnings=())) == code
     assert ("before its budget was used up" in capsys.readouterr().err) == (code == BROKE_OFF)

@@ -35,7 +35,9 @@ class MacCost:
     """
 
     def __init__(self, model: nn.Module, example: Inputs, couplings: Sequence[Coupling]) -> None:
-        """`model` is the unpruned network, `example` an input of it."""
+        """`model` is the unpruned network, `example` an input of it. Units of a group own equally
+        much, which those of `UNEVEN_KINDS` do not.
+        """
         model = copy.deepcopy(model)
         in_pytorchs_form(model)
         modules = dict(model.named_modules())
