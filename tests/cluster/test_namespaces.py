@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import mlflow
+import mlflow.pyfunc
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from autoprune.orchestration.tracking.connection import process_store
 from autoprune.orchestration.tracking.serving import ready_model
 from tests.hosts import Host, Network, network
 from tests.strangers import knock
@@ -173,10 +174,10 @@ def test_a_sweep_is_submitted_followed_and_its_front_is_loaded_over_http(
     front = json.loads((folder / "pareto.json").read_text())["front"]
     assert {run.info.run_id for run in runs} == {member["run_id"] for member in front}
     assert front
-    mlflow.set_tracking_uri(team.mlflow.uri)
-    for run in runs:
-        model = mlflow.pyfunc.load_model(f"models:/{ready_model(client, run.info.run_id)}")
-        assert model.predict(torch.zeros(2, 1, 8, 8).numpy()).shape == (2, 10)
+    with process_store(team.mlflow.uri):
+        for run in runs:
+            model = mlflow.pyfunc.load_model(f"models:/{ready_model(client, run.info.run_id)}")
+            assert model.predict(torch.zeros(2, 1, 8, 8).numpy()).shape == (2, 10)
 
 
 def test_a_job_is_stopped_in_good_order_and_what_remains_goes_on(

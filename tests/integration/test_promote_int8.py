@@ -25,6 +25,7 @@ from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.onnx_files import ONNX_FILE
 from autoprune.orchestration.promotion.registry import EVIDENCE
 from autoprune.orchestration.record import read_journal
+from autoprune.orchestration.tracking.connection import process_store
 from autoprune.orchestration.tracking.serving import ServingError, log_model
 from autoprune.orchestration.view import SweepView, view_of
 from autoprune.pruning.accuracy import evaluate
@@ -118,8 +119,8 @@ def test_a_promoted_member_is_the_quantised_one_and_is_served(
     evidence = json.loads(version.tags[EVIDENCE])
     assert evidence["value"] == evaluate(network, task, "test")["accuracy"]
     assert evidence["runtime"] == "onnx"
-    mlflow.set_tracking_uri(made.uri)
-    served = mlflow.pyfunc.load_model("models:/served@champion")
+    with process_store(made.uri):
+        served = mlflow.pyfunc.load_model("models:/served@champion")
     for size in (1, 7):
         images = (task.data.test.inputs[:size].float() / 127.5 - 1.0).numpy()
         (scores,) = served.predict(images).values()

@@ -27,6 +27,7 @@ from autoprune.orchestration.promotion.registry import (
     register,
     rollback,
 )
+from autoprune.orchestration.tracking.connection import process_store
 from autoprune.orchestration.tracking.serving import (
     ServingError,
     log_model,
@@ -210,7 +211,8 @@ def test_the_same_model_is_one_version(client: MlflowClient) -> None:
 
 def test_a_champion_without_evidence_stays(client: MlflowClient) -> None:
     client.create_registered_model("m")
-    foreign = client.create_model_version("m", f"models:/{logged_model(client)}")
+    with process_store(client.tracking_uri):
+        foreign = client.create_model_version("m", f"models:/{logged_model(client)}")
     client.set_registered_model_alias("m", CHAMPION, foreign.version)
     new = register(client, "m", logged_model(client), evidence=EVIDENCE_OF_FIRST)
     assert not new.verdict.wins
