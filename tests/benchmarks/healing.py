@@ -1,68 +1,110 @@
 """Which criterion and which healing leave most accuracy? ``python -m tests.benchmarks.healing``.
 
-The demo's network and data: trained once a seed, cut by each criterion to equal shares of every
-group, healed in each way, and judged on val. ``--quick`` is a run of a minute on a smaller network,
-to see that it works; its figures mean nothing.
+Two networks and their data, trained once a seed, cut by each criterion to equal shares of every
+group, healed in each way, and judged on val. The parts are run in as many processes as there are
+cores and their runs kept in ``--json FILE``; the same command with the same file goes on where it
+was broken off. ``--html FILE`` draws them all. ``--quick`` is a run of two minutes on smaller
+networks, to see that it works; its figures mean nothing.
 """
 
 import argparse
 import copy
 import json
-import statistics
+import multiprocessing
+import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import plotly.graph_objects as go
 import torch
+from plotly.subplots import make_subplots
 from scipy import stats
 
 from autoprune.domain.space import Bounds, PruningSpec, build_space
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.criteria import Scoring, criterion_of
+from autoprune.pruning.criteria import CRITERIA, Scoring, criterion_of
 from autoprune.pruning.distill import Distillation
 from autoprune.pruning.graph import trace
 from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
+from autoprune.pruning.rounds import Choosing, Rounds
+from autoprune.pruning.schedule import Schedule
 from autoprune.pruning.surgery import prune
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain
 
+EXPERIMENTS = ("digits_vgg", "digits_resnet20")
 RATIOS = (0.5, 0.25, 0.125)
-CRITERIA = ("l1", "taylor")
-EPOCHS = 8
-SMALL = ("model.depth=8", "model.width=8", "baseline.fit.epochs=2")
+LEFT_OUT = {
+    "se_gate": "neither network has squeeze-and-excite gates",
+    "lamp": "within one group it ranks units as l2 does",
+}
+EPOCHS, ROUNDS = 8, 4
+USUAL = ("l1", "finetune")
+"""The criterion and the healing that the others are compared with: the defaults."""
+SMALL = {
+    "digits_vgg": ("model.depth=8", "model.width=8"),
+    "digits_resnet20": ("model.depth=8", "model.width=8"),
+}
+
+
+class Part(NamedTuple):
+    """What one process does at a time: one network of one seed, cut by one criterion."""
+
+    experiment: str
+    seed: int
+    criterion: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """One network that was cut and healed, and the seconds that healing it took."""
+    """One network that was cut and healed: val's accuracy, the unpruned one's, and the seconds
+    that healing it took.
+    """
 
+    experiment: str
+    seed: int
     criterion: str
     healing: str
     ratio: float
     accuracy: float
+    unpruned: float
     seconds: float
 
+    @property
+    def part(self) -> Part:
+        """The part that it is of."""
+        return Part(self.experiment, self.seed, self.criterion)
 
-@dataclass(frozen=True)
-class Cell:
-    """The runs of all seeds: the mean with the ends of its 95% interval, and a run's seconds.
 
-    `ci95` is Student's, None for a single seed.
-    """
+class Mean(NamedTuple):
+    """A mean and half of its 95% interval by Student's t; no interval of a single value."""
 
-    criterion: str
-    healing: str
-    ratio: float
-    accuracies: Sequence[float]
-    mean: float
-    ci95: tuple[float, float] | None
-    seconds: float
+    value: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        """The mean of some values."""
+        many = len(values)
+        if many < 2:
+            return cls(float(np.mean(values)), None)
+        error = float(np.std(values, ddof=1)) / many**0.5
+        return cls(float(np.mean(values)), float(stats.t.ppf(0.975, many - 1)) * error)
+
+    def text(self, digits: int, *, sign: str = "") -> str:
+        """For a table."""
+        half = "" if self.half is None else f" ± {self.half:.{digits}f}"
+        return f"{self.value:{sign}.{digits}f}{half}"
 
 
 def healings(epochs: int) -> dict[str, Recovery]:
@@ -73,99 +115,196 @@ def healings(epochs: int) -> dict[str, Recovery]:
         Recovery(idle),
         Recovery(idle, reconstruction=fitted),
         Recovery(plan),
+        Recovery(plan, schedule=Schedule(rounds=min(ROUNDS, epochs))),
+        Recovery(plan, reconstruction=fitted),
         Recovery(plan, distillation=taught),
         Recovery(plan, reconstruction=fitted, distillation=taught),
     )
     return {recovery.name: recovery for recovery in found}
 
 
-def runs(
-    asked: SweepRequest, criteria: Sequence[str], recoveries: Mapping[str, Recovery]
-) -> Iterator[Run]:
-    """Everything with one seed."""
-    baseline = load_baseline(asked).model
-    task, example, seed = asked.task, asked.task.example(), asked.seed
-    main = task.metrics[0].name
-    print(f"seed {seed}: the unpruned network's {main} {evaluate(baseline, task, 'val')[main]:.4f}")
-    dependencies = trace(baseline, example, time_limit_s=60)
+def request(experiment: str, seed: int, folder: str, *, quick: bool) -> SweepRequest:
+    """What an experiment's config asks for."""
+    words = [f"experiment={experiment}", "executor=inline", f"output={folder}", f"seed={seed}"]
+    if quick:
+        words += [*SMALL[experiment], "baseline.fit.epochs=2"]
+    return build_request(plain(compose_config("sweep", words)))
+
+
+def train(experiment: str, seed: int, folder: str, quick: bool) -> None:
+    """Train an unpruned network, which stays in the folder."""
+    torch.set_num_threads(1)
+    load_baseline(request(experiment, seed, folder, quick=quick))
+
+
+def runs(part: Part, folder: str, quick: bool) -> list[Run]:
+    """All ratios and healings of one part."""
+    torch.set_num_threads(1)
+    asked = request(part.experiment, part.seed, folder, quick=quick)
+    return list(_runs(part, asked, healings(2 if quick else EPOCHS)))
+
+
+def _runs(part: Part, asked: SweepRequest, recoveries: Mapping[str, Recovery]) -> Iterator[Run]:
+    unpruned = load_baseline(asked).model
+    task, example, main = asked.task, asked.task.example(), asked.task.metrics[0].name
+    before = evaluate(unpruned, task, "val")[main]
+    dependencies = trace(unpruned, example, time_limit_s=60)
     space = build_space(dependencies.groups, Bounds(min_kept=0.04))
-    for criterion in criteria:
-        for ratio in RATIOS:
-            pruned = prune(
-                baseline,
-                example,
-                PruningSpec.of(space.uniform(ratio).widths, criterion=criterion),
-                criterion=criterion_of(criterion),
-                scoring=Scoring(task, seed=seed, batches=8),
-                dependencies=dependencies,
-            )
-            for name, recovery in recoveries.items():
-                model = copy.deepcopy(pruned.model)
-                healing = Healing(recovery, task, baseline, pruned.recipe.history, seed=seed)
-                start = time.perf_counter()
-                healing.at_once(model)
-                for _ in healing.train(model):
-                    pass
-                seconds = time.perf_counter() - start
-                yield Run(criterion, name, ratio, evaluate(model, task, "val")[main], seconds)
+    criterion, scoring = criterion_of(part.criterion), Scoring(task, seed=part.seed, batches=8)
+    for ratio in RATIOS:
+        spec = PruningSpec.of(space.uniform(ratio).widths, criterion=part.criterion)
+        cut = prune(
+            unpruned,
+            example,
+            spec,
+            criterion=criterion,
+            scoring=scoring,
+            dependencies=dependencies,
+        )
+        for name, recovery in recoveries.items():
+            start = time.perf_counter()
+            begun = copy.deepcopy(cut)
+            healing = Healing(recovery, task, unpruned, begun.recipe.history, seed=part.seed)
+            healing.at_once(begun.model)
+            rounds = Rounds(healing, Choosing(dependencies, criterion, scoring))
+            healed = [begun, *(pruned for pruned, _ in rounds.train(begun))][-1]
+            seconds = time.perf_counter() - start
+            after = evaluate(healed.model, task, "val")[main]
+            yield Run(*part, name, ratio, after, before, seconds)
 
 
-def cells(found: Sequence[Run]) -> list[Cell]:
-    """The runs of all seeds, put together."""
-    kinds = dict.fromkeys((run.criterion, run.healing, run.ratio) for run in found)
-    return [
-        _cell([run for run in found if (run.criterion, run.healing, run.ratio) == kind])
-        for kind in kinds
+def markdown(found: Sequence[Run]) -> str:
+    """A network's table: criteria by healings, with the mean of all seeds at each ratio, and half
+    of its 95% interval.
+    """
+    lines = []
+    for experiment in dict.fromkeys(run.experiment for run in found):
+        own = [run for run in found if run.experiment == experiment]
+        whole = Mean.of(list({run.seed: run.unpruned for run in own}.values()))
+        ratios = "".join(f" {ratio:g} kept |" for ratio in RATIOS)
+        lines += [f"{experiment}, unpruned {whole.text(3)}:", ""]
+        lines += [f"| criterion | healing |{ratios}", f"| --- | --- |{' --- |' * len(RATIOS)}"]
+        for kind in dict.fromkeys((run.criterion, run.healing) for run in own):
+            cells = "".join(f" {_cell(own, *kind, ratio).text(3)} |" for ratio in RATIOS)
+            lines.append(f"| {' | '.join(kind)} |{cells}")
+        lines.append("")
+    return "\n".join([*lines, *_against_usual(found)])
+
+
+def _cell(found: Iterable[Run], criterion: str, healing: str, ratio: float) -> Mean:
+    wanted = (criterion, healing, ratio)
+    return Mean.of([r.accuracy for r in found if (r.criterion, r.healing, r.ratio) == wanted])
+
+
+def _against_usual(found: Sequence[Run]) -> Iterator[str]:
+    """Every criterion with the usual healing, and every healing with the usual criterion, less the
+    usual pair: points of accuracy, over all networks, seeds and ratios, each pair alike but in
+    that. Seconds are a run's.
+    """
+    criterion, healing = USUAL
+    kinds = [
+        *dict.fromkeys((run.criterion, healing) for run in found if run.criterion != criterion),
+        *dict.fromkeys((criterion, run.healing) for run in found if run.healing != healing),
     ]
+    by_kind = {(run.part, run.healing, run.ratio): run for run in found}
+    yield f"| instead of {criterion}, {healing} | points | worst | seconds |"
+    yield "| --- | --- | --- | --- |"
+    for name, way in kinds:
+        pairs = [
+            (run, by_kind[run.part._replace(criterion=criterion), healing, run.ratio])
+            for run in found
+            if (run.criterion, run.healing) == (name, way)
+        ]
+        points = [100 * (run.accuracy - usual.accuracy) for run, usual in pairs]
+        seconds = np.mean([run.seconds for run, _ in pairs])
+        changed = name if way == healing else way
+        mean = Mean.of(points).text(2, sign="+")
+        yield f"| {changed} | {mean} | {min(points):+.2f} | {seconds:.1f} |"
 
 
-def _cell(alike: Sequence[Run]) -> Cell:
-    one, accuracies = alike[0], [run.accuracy for run in alike]
-    mean, interval = statistics.fmean(accuracies), None
-    if len(alike) > 1:
-        error = statistics.stdev(accuracies) / len(alike) ** 0.5
-        half = float(stats.t.ppf(0.975, len(alike) - 1)) * error
-        interval = (mean - half, mean + half)
-    seconds = statistics.fmean(run.seconds for run in alike)
-    return Cell(one.criterion, one.healing, one.ratio, accuracies, mean, interval, seconds)
+def figure(found: Sequence[Run]) -> go.Figure:
+    """A network a row, a ratio a column: what every criterion and healing get wrong, in percent."""
+    experiments = list(dict.fromkeys(run.experiment for run in found))
+    criteria = list(dict.fromkeys(run.criterion for run in found))
+    ways = list(dict.fromkeys(run.healing for run in found))
+    titles = [f"{name}, {ratio:g} kept" for name in experiments for ratio in RATIOS]
+    page = make_subplots(
+        len(experiments), len(RATIOS), subplot_titles=titles, shared_yaxes=True, shared_xaxes=True
+    )
+    for row, experiment in enumerate(experiments, 1):
+        own = [run for run in found if run.experiment == experiment]
+        whole = 100 * (1 - float(np.mean([run.unpruned for run in own])))
+        for column, ratio in enumerate(RATIOS, 1):
+            for way in ways:
+                means = [_cell(own, criterion, way, ratio) for criterion in criteria]
+                page.add_scatter(
+                    x=criteria,
+                    y=[100 * (1 - mean.value) for mean in means],
+                    error_y={"type": "data", "array": [100 * (mean.half or 0) for mean in means]},
+                    mode="markers",
+                    name=way,
+                    legendgroup=way,
+                    showlegend=row == column == 1,
+                    marker={"color": COLOURS[ways.index(way)]},
+                    row=row,
+                    col=column,
+                )
+            page.add_hline(y=whole, line_dash="dot", row=row, col=column)
+    page.update_yaxes(type="log")
+    page.update_yaxes(title="error on val, %", col=1)
+    page.update_layout(template="plotly_white", width=1400, height=900, scattermode="group")
+    return page
 
 
-def markdown(found: Sequence[Cell]) -> str:
-    """Criteria and healings by ratios: the mean, half its interval, and a run's seconds."""
-    ratios = "".join(f" {ratio:g} kept |" for ratio in RATIOS)
-    lines = [f"| criterion | healing |{ratios}", f"| --- | --- |{' --- |' * len(RATIOS)}"]
-    for criterion, healing in dict.fromkeys((c.criterion, c.healing) for c in found):
-        own = [c for c in found if (c.criterion, c.healing) == (criterion, healing)]
-        texts = "".join(f" {_text(cell)} |" for cell in own)
-        lines.append(f"| {criterion} | {healing} |{texts}")
-    return "\n".join(lines)
+COLOURS = ("#999999", "#e69f00", "#0072b2", "#56b4e9", "#cc79a7", "#d55e00", "#009e73")
+"""Okabe and Ito's, told apart by everyone; one a healing."""
 
 
-def _text(cell: Cell) -> str:
-    half = "" if cell.ci95 is None else f" ± {cell.ci95[1] - cell.mean:.4f}"
-    return f"{cell.mean:.4f}{half} ({cell.seconds:.1f} s)"
+def read(path: Path | None) -> list[Run]:
+    """The runs of a file, none where there is no file."""
+    if path is None or not path.exists():
+        return []
+    return [Run(**facts) for facts in json.loads(path.read_text())]
 
 
 def main() -> None:
-    """Run the study and print its table."""
+    """Run the study and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--html", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--criteria", nargs="+", default=CRITERIA)
+    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
+    usual = [name for name in CRITERIA if name not in LEFT_OUT]
+    parser.add_argument("--criteria", nargs="+", default=usual)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    recoveries = healings(1 if arguments.quick else EPOCHS)
-    found: list[Run] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(arguments.seeds):
-            words = ["experiment=digits_vgg", "executor=inline", f"output={folder}", f"seed={seed}"]
-            config = plain(compose_config("sweep", [*words, *(SMALL if arguments.quick else ())]))
-            found += runs(build_request(config), arguments.criteria, recoveries)
-            if arguments.json is not None:  # after every seed: the full study takes long
-                facts = [asdict(cell) for cell in cells(found)]
-                arguments.json.write_text(json.dumps(facts, indent=1))
-    print(markdown(cells(found)))
+    asked = parser.parse_args()
+    found = read(asked.json)
+    parts = [
+        Part(experiment, seed, criterion)
+        for experiment in asked.experiments
+        for seed in range(asked.seeds)
+        for criterion in asked.criteria
+    ]
+    missing = [part for part in parts if part not in {run.part for run in found}]
+    spawned = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(asked.processes, mp_context=spawned) as pool,
+    ):
+        networks = dict.fromkeys((part.experiment, part.seed) for part in missing)
+        for network in [pool.submit(train, *name, folder, asked.quick) for name in networks]:
+            network.result()
+        for done in as_completed(pool.submit(runs, part, folder, asked.quick) for part in missing):
+            found += done.result()
+            print(f"{found[-1].part} done", flush=True)
+            if asked.json is not None:
+                asked.json.write_text(json.dumps([asdict(run) for run in found], indent=1))
+    order = {part: at for at, part in enumerate(parts)}
+    found = sorted((r for r in found if r.part in order), key=lambda run: order[run.part])
+    print(markdown(found))
+    if asked.html is not None:
+        figure(found).write_html(asked.html)
 
 
 if __name__ == "__main__":
