@@ -229,7 +229,13 @@ def figure(found: Sequence[Run]) -> go.Figure:
     ways = list(dict.fromkeys(run.healing for run in found))
     titles = [f"{name}, {ratio:g} kept" for name in experiments for ratio in RATIOS]
     page = make_subplots(
-        len(experiments), len(RATIOS), subplot_titles=titles, shared_yaxes=True, shared_xaxes=True
+        len(experiments),
+        len(RATIOS),
+        subplot_titles=titles,
+        shared_yaxes=True,
+        shared_xaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.08,
     )
     for row, experiment in enumerate(experiments, 1):
         own = [run for run in found if run.experiment == experiment]
@@ -250,7 +256,7 @@ def figure(found: Sequence[Run]) -> go.Figure:
                     col=column,
                 )
             page.add_hline(y=whole, line_dash="dot", row=row, col=column)
-    page.update_yaxes(type="log")
+    page.update_yaxes(type="log", range=[-0.3, 2], tickvals=[0.5, 1, 2, 5, 10, 20, 50, 100])
     page.update_yaxes(title="error on val, %", col=1)
     page.update_layout(template="plotly_white", width=1400, height=900, scattermode="group")
     return page
