@@ -14,9 +14,12 @@ from plotly.offline import get_plotlyjs
 from autoprune.cli import main
 from autoprune.domain.errors import AutopruneError
 from autoprune.models import vit
+from autoprune.orchestration.folders import JOURNAL_FILE
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SpaceRequest
 from autoprune.orchestration.understanding.front import explain_front
+from autoprune.orchestration.view import view_of
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.schema import ExplainConfig, SweepConfig
 from tests.sweeps import make_sweep
@@ -129,9 +132,12 @@ def test_a_front_of_channels_and_neurons_needs_no_network(
     capsys.readouterr()
     (place,) = (path for path in (folder / "outputs").iterdir() if path.name.startswith("own-"))
     shutil.rmtree(place / "trials")
+    front = view_of(read_journal(place / JOURNAL_FILE)).front.members
     out = run(capsys, "sweep=latest")
     assert "hidden.0" in out
-    assert "16 (50%)" in out
+    for member in front:
+        kept = member.trial.spec.widths["hidden.0"]
+        assert f"{kept} ({kept / 32:.0%})" in out
     assert "warning" not in out
 
 

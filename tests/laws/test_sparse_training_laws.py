@@ -35,7 +35,7 @@ _one_thread = pytest.fixture(autouse=True)(one_thread)
 
 many = settings(max_examples=60, deadline=None)
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-numbers = st.floats(-10, 10, allow_subnormal=False)
+numbers = st.floats(-10, 10).map(lambda x: round(x, 9))  # the square of a tiny one is zero
 thresholds = st.floats(1e-3, 5)
 
 
