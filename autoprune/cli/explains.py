@@ -91,6 +91,6 @@ def _unpruned(config: dict[str, Any] | None) -> nn.Module | str:
     if config is None:
         return "the sweep was started from Python, where its network is"
     try:
-        return model_of(config["model"], seed=max(0, config["seed"]))
+        return model_of(config["model"], seed=config["seed"])
     except AutopruneError as error:
         return first_line(error)

@@ -208,6 +208,13 @@ def test_checkpoints(refused: Refused, tmp_path: Path) -> None:
     assert "there is no MLflow store" in given("models:/digits_vgg@champion")
 
 
+@pytest.mark.parametrize("command", ["plan", "measure"])
+def test_a_seed_that_torch_does_not_take(refused: Refused, command: str) -> None:
+    words = ("candidate=small.pt",) if command == "measure" else ()
+    message = refused(command, *SMALL, *words, f"seed={2**70}")
+    assert f"seed is {2**70}; choose 0 or more, below 2**63" in message
+
+
 def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) -> None:
     message = refused(
         *("sweep", *SMALL, "seed=-1", "name=a/b", "uniform_first=[0.5,2]", "space.min_kept=0.9"),
