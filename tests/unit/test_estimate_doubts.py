@@ -68,7 +68,7 @@ def test_mobile_optimised_models(prepared: Prepared) -> None:
     )
     told = rules(mobile)["mobile-optimised"]
     assert "% of the MACs are in depthwise-separable convolutions, more than 50%: " in told
-    assert "meter=onnxruntime_int8" in told
+    assert "meter=onnxruntime 'precisions=[fp32,int8]'" in told
 
 
 def test_little_data(prepared: Prepared) -> None:
