@@ -6,10 +6,10 @@ from autoprune.cli.call import DONE, Call, say, stderr
 from autoprune.domain.profile import ProfilePoint
 from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.folders import PROFILE_FILE, check_writable
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.reports.profile import model_lines, point_line, profile_table
 from autoprune.orchestration.reports.profile_page import profile_html
-from autoprune.orchestration.session import prepare
 from autoprune.settings.build import build_request
 from autoprune.settings.rules import NOT_NEGATIVE, check_ranges
 

@@ -211,7 +211,7 @@ def _baseline(asked: MeasureCommand) -> Network:
             return unpruned(artifact, weights, allow=origin.allow)
     request = baseline_of(asked.own)
     if asked.named and request.plan is not None:
-        kept = BaselineCache(Path(asked.config["output"]).resolve() / "baselines")
+        kept = BaselineCache.below(Path(asked.config["output"]).resolve())
         found = kept.find(request.identity, origin.model())
         if found is not None:
             return Network(found.model, found.source)

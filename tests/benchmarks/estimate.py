@@ -18,7 +18,7 @@ import torch
 
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
-from autoprune.orchestration.session import Prepared, prepare
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.understanding.estimate import Estimate, EstimateRequest, estimate
 from autoprune.pruning.surgery import prune
 from autoprune.settings.build import build_request

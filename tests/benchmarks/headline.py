@@ -25,8 +25,8 @@ from autoprune.domain.space import Bounds, build_space, of_kinds
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.orchestration.comparison.compare import NoMeter
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import trace
 from autoprune.pruning.healing import Healing

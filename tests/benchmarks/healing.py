@@ -19,8 +19,8 @@ import torch
 from scipy import stats
 
 from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import Scoring, criterion_of
 from autoprune.pruning.distill import Distillation

@@ -18,7 +18,7 @@ import torch
 
 from autoprune.domain.trial import Measurement, Trial, trial_seed
 from autoprune.evaluation import run_trial
-from autoprune.orchestration.session import prepare
+from autoprune.orchestration.preparation import prepare
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.sparsity.plan import Sparsity

@@ -21,8 +21,8 @@ from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import OnnxRuntime
 from autoprune.orchestration.folders import PROFILE_FILE
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.reports.estimate import estimate_lines, estimate_table
-from autoprune.orchestration.session import prepare
 from autoprune.orchestration.understanding.estimate import (
     EstimateRequest,
     after_recovery,

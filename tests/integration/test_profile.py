@@ -12,9 +12,9 @@ from autoprune.domain.objective import Constraint
 from autoprune.domain.space import Bounds
 from autoprune.orchestration.folders import PROFILE_FILE
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
-from autoprune.orchestration.session import prepare
 from tests.pruning_tasks import Blobs, small_net
 from tests.tiny import WORDS, one_thread, request
 

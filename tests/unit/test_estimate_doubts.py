@@ -14,7 +14,7 @@ from autoprune.domain.trial import Speedup
 from autoprune.models import mobilenet
 from autoprune.orchestration.baseline import late_fall
 from autoprune.orchestration.planning import make_plan
-from autoprune.orchestration.session import Prepared, prepare
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.understanding.doubts import (
     alone_fall,
     network_doubts,

@@ -10,8 +10,8 @@ from autoprune.domain.objective import Objective
 from autoprune.domain.profile import Profile
 from autoprune.domain.space import Group, PruningSpec, SearchSpace
 from autoprune.orchestration.baseline import late_fall
+from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.reports.console import short
-from autoprune.orchestration.session import Prepared
 from autoprune.pruning.separable import separable_macs
 from autoprune.tasks.protocol import Task, tensors_of
 

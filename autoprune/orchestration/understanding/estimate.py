@@ -13,6 +13,7 @@ from autoprune.domain.trial import Measurement, Speedup
 from autoprune.measurement.cost import costs
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.orchestration.baseline import EpochReport
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.profiling import (
     PointReport,
     Profiled,
@@ -21,7 +22,6 @@ from autoprune.orchestration.profiling import (
 )
 from autoprune.orchestration.record import last_told
 from autoprune.orchestration.request import SweepRequest, conditions_now
-from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.understanding.doubts import Doubt, network_doubts, ratio_doubts
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import Scoring

@@ -11,6 +11,7 @@ from autoprune.domain.space import Axis, Group
 from autoprune.evaluation import portable
 from autoprune.orchestration.baseline import EpochReport
 from autoprune.orchestration.planning import Plan, make_plan, rehearse_goal
+from autoprune.orchestration.preparation import Prepared, at_hand, prepare
 from autoprune.orchestration.profiling import (
     PROFILES,
     PointReport,
@@ -18,7 +19,6 @@ from autoprune.orchestration.profiling import (
     profile_network,
 )
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Prepared, at_hand, prepare
 from autoprune.pruning.anatomy import Part, Role, multiplies, params_in, parts_of, unit_names
 from autoprune.pruning.checks import Refused
 from autoprune.pruning.coupling import Coupling
