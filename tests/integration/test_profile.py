@@ -131,6 +131,7 @@ def test_the_command_shows_a_table_writes_a_page_and_takes_what_is_kept(
     words = ["profile", *WORDS, "checks=2", "name=own"]
     assert main(words) == 0
     out = capsys.readouterr().out
+    assert "baseline epoch 1  accuracy " in out, "training takes a while"
     assert "Each group alone, without fine-tuning" in out
     assert "latency model  from single groups alone: median error" in out
     (folder,) = (tmp_path / "outputs" / "profiles").iterdir()
