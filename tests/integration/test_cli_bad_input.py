@@ -326,7 +326,8 @@ def test_sparse_training(refused: Refused) -> None:
 
 def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
     words = [word for word in SMALL if not word.startswith("recovery")]
-    message = refused("sweep", *words, "recoveries=[finetun,none]")
+    message = refused("sweep", *words, "recoveries=[finetun,none,rewynd]")
+    assert "recoveries: there is no 'rewynd'; did you mean 'rewind'?" in message
     assert "recoveries: there is no 'finetun'; did you mean 'finetune'? (choose from " in message
     message = refused("sweep", *words, "recoveries=[none,none]")
     assert "recoveries names none more than once; name each once, and give one with" in message
@@ -341,7 +342,7 @@ def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
     )
     message = refused("plan", *words, "--config-dir", ".", "recoveries=[own,none]", "seed=-1")
     assert message.splitlines() == [
-        "autoprune: seed is -1; choose 0 or more",
+        "autoprune: seed is -1; choose 0 or more, below 2**63",
         "autoprune: recoveries.own.recalibration_batches is 0; choose 1 or more",
         "autoprune: recoveries.own.fit: epochs is -1; choose 0 or more",
         "autoprune: recoveries.own.reconstruction: ridge is -2.0; choose a positive number",
