@@ -24,7 +24,6 @@ from autoprune.orchestration.record import last_told
 from autoprune.orchestration.request import SweepRequest, conditions_now
 from autoprune.orchestration.understanding.doubts import Doubt, network_doubts, ratio_doubts
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.criteria import Scoring
 from autoprune.pruning.healing import Healing
 from autoprune.pruning.surgery import prune
 
@@ -147,13 +146,7 @@ def _cut(prepared: Prepared, spec: PruningSpec) -> tuple[dict[str, float], dict[
         example,
         spec,
         criterion=context.criteria[spec.criterion],
-        scoring=Scoring(
-            context.task,
-            seed=seed,
-            batches=context.limits.importance_batches,
-            step_guard=context.step_guard,
-            device=context.device,
-        ),
+        scoring=context.scoring(seed),
         dependencies=context.dependencies,
     )
     with context.step_guard():
