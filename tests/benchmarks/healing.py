@@ -5,7 +5,6 @@ group, healed in each way, and judged on val. ``--quick`` is a run of a minute o
 to see that it works; its figures mean nothing.
 """
 
-import argparse
 import copy
 import json
 import statistics
@@ -13,10 +12,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
-from scipy import stats
 
 from autoprune.domain.space import Bounds, PruningSpec, build_space
 from autoprune.orchestration.preparation import load_baseline
@@ -29,8 +26,7 @@ from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.surgery import prune
-from autoprune.settings.build import build_request
-from autoprune.settings.compose import compose_config, plain
+from tests.benchmarks.seeds import interval, options, request
 
 RATIOS = (0.5, 0.25, 0.125)
 CRITERIA = ("l1", "taylor")
@@ -121,13 +117,9 @@ def cells(found: Sequence[Run]) -> list[Cell]:
 
 def _cell(alike: Sequence[Run]) -> Cell:
     one, accuracies = alike[0], [run.accuracy for run in alike]
-    mean, interval = statistics.fmean(accuracies), None
-    if len(alike) > 1:
-        error = statistics.stdev(accuracies) / len(alike) ** 0.5
-        half = float(stats.t.ppf(0.975, len(alike) - 1)) * error
-        interval = (mean - half, mean + half)
+    mean, ci95 = statistics.fmean(accuracies), interval(accuracies)
     seconds = statistics.fmean(run.seconds for run in alike)
-    return Cell(one.criterion, one.healing, one.ratio, accuracies, mean, interval, seconds)
+    return Cell(one.criterion, one.healing, one.ratio, accuracies, mean, ci95, seconds)
 
 
 def markdown(found: Sequence[Cell]) -> str:
@@ -148,20 +140,17 @@ def _text(cell: Cell) -> str:
 
 def main() -> None:
     """Run the study and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = options(__doc__)
     parser.add_argument("--criteria", nargs="+", default=CRITERIA)
-    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recoveries = healings(1 if arguments.quick else EPOCHS)
     found: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(arguments.seeds):
+        for seed in range(1 if arguments.quick else arguments.seeds):
             words = ["experiment=digits_vgg", "executor=inline", f"output={folder}", f"seed={seed}"]
-            config = plain(compose_config("sweep", [*words, *(SMALL if arguments.quick else ())]))
-            found += runs(build_request(config), arguments.criteria, recoveries)
+            words += SMALL if arguments.quick else ()
+            found += runs(request(words), arguments.criteria, recoveries)
             if arguments.json is not None:  # after every seed: the full study takes long
                 facts = [asdict(cell) for cell in cells(found)]
                 arguments.json.write_text(json.dumps(facts, indent=1))
