@@ -45,6 +45,11 @@ class Call:
         """Print lines as they are: unfolded, and without colours."""
         say(self.console, lines)
 
+    def progress(self, *lines: str) -> None:
+        """Print what has come so far; nothing stands beside JSON."""
+        if not self.as_json:
+            self.say(*lines)
+
     def sweep(self) -> tuple[Path, Record]:
         """The folder and the journal of the sweep that the config names."""
         folder = find_sweep(Path(self.config["output"]), self.config["sweep"])
@@ -55,6 +60,11 @@ def say(console: Console, lines: Iterable[str]) -> None:
     """Print lines as they are: unfolded, and without colours; without passwords, if any came in."""
     for line in lines:
         console.print(shown(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings on the standard error."""
+    say(stderr(), (f"autoprune: warning: {warning}" for warning in warnings))
 
 
 def broken_off(error: BaseException, again: str) -> int:

@@ -2,12 +2,13 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off, say, stderr
+from autoprune.cli.call import DONE, INTERRUPTED, Call, broken_off, say, stderr, warn
+from autoprune.cli.progress import epoch_lines, point_lines
 from autoprune.cli.sweeps import answer
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.contest.contest import ContestRequest, run_contest
@@ -18,7 +19,6 @@ from autoprune.orchestration.folders import output_word
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.reports.contest import entry_line, standings_table
 from autoprune.orchestration.reports.contest_page import contest_html
-from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.tracking.contests import publish
 from autoprune.settings.build import tracking_of
 from autoprune.settings.compose import completed
@@ -32,9 +32,9 @@ def compare(call: Call) -> int:
     request, config, folder = _asked(call)
     main = request.sweep.task.metrics[0].name
     listeners = Listeners(
-        on_epoch=lambda epoch, value: _say(call, f"baseline epoch {epoch}  {main} {value:.4f}"),
-        on_prepared=lambda prepared: _warn(prepared.warnings),
-        on_point=lambda point, done, of: _say(call, point_line(point, main, done, of)),
+        on_epoch=epoch_lines(call, main),
+        on_prepared=lambda prepared: warn(prepared.warnings),
+        on_point=point_lines(call, main),
     )
     begun: list[Path] = []
     try:
@@ -51,7 +51,7 @@ def compare(call: Call) -> int:
             raise
         return broken_off(error, _resume(begun[0]))
     if contest.untimed:
-        _warn([f"the final fronts are as they were told, not timed again: {contest.untimed}"])
+        warn([f"the final fronts are as they were told, not timed again: {contest.untimed}"])
     replace_text(folder / PAGE_FILE, contest_html(contest))
     _publish(config, contest, folder)
     return _show_end(call, contest, folder)
@@ -85,23 +85,13 @@ def _asked(call: Call) -> tuple[ContestRequest, Mapping[str, Any], Path | None]:
 
 
 def _tell(call: Call, contest: Contest) -> None:
-    _say(call, entry_line(contest))
-    _warn(contest.entries[-1].warnings)
+    call.progress(entry_line(contest))
+    warn(contest.entries[-1].warnings)
 
 
 def _tell_timed(call: Call, done: int, of: int) -> None:
     if done == of:
-        _say(call, f"{of} networks of the final fronts timed again, one after the other")
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    say(stderr(), (f"autoprune: warning: {warning}" for warning in warnings))
-
-
-def _say(call: Call, line: str) -> None:
-    """Progress; nothing stands beside JSON."""
-    if not call.as_json:
-        call.say(line)
+        call.progress(f"{of} networks of the final fronts timed again, one after the other")
 
 
 def _publish(config: Mapping[str, Any], contest: Contest, folder: Path) -> None:
@@ -112,7 +102,7 @@ def _publish(config: Mapping[str, Any], contest: Contest, folder: Path) -> None:
     try:
         publish(contest, folder, uri=uri, experiment=experiment)
     except AutopruneError as error:
-        _warn([str(error)])
+        warn([str(error)])
 
 
 def _resume(folder: Path) -> str:
@@ -131,5 +121,5 @@ def _show_end(call: Call, contest: Contest, folder: Path) -> int:
     if not contest.complete:
         say(stderr(), [f"autoprune: interrupted; `{_resume(folder)}` goes on"])
         return INTERRUPTED
-    _say(call, f"Results are in {folder}: compare.json and {PAGE_FILE}")
+    call.progress(f"Results are in {folder}: compare.json and {PAGE_FILE}")
     return DONE

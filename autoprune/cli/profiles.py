@@ -2,14 +2,14 @@
 
 import json
 
-from autoprune.cli.call import DONE, Call, say, stderr
-from autoprune.domain.profile import ProfilePoint
+from autoprune.cli.call import DONE, Call, say, stderr, warn
+from autoprune.cli.progress import epoch_lines, point_lines
 from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.folders import PROFILE_FILE, check_writable
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.profiling import profile_network
-from autoprune.orchestration.reports.profile import model_lines, point_line, profile_table
+from autoprune.orchestration.reports.profile import model_lines, profile_table
 from autoprune.orchestration.reports.profile_page import profile_html
-from autoprune.orchestration.session import prepare
 from autoprune.settings.build import build_request
 from autoprune.settings.rules import NOT_NEGATIVE, check_ranges
 
@@ -21,15 +21,12 @@ def profile(call: Call) -> int:
     check_ranges("", call.config, {"checks": NOT_NEGATIVE})
     request = build_request(call.config, code_paths=call.code_paths)
     check_writable(request.output)
-    prepared = prepare(request)
-    say(stderr(), (f"autoprune: warning: {warning}" for warning in prepared.doubts))
+    prepared = prepare(request, report=epoch_lines(call, request.task.metrics[0].name))
+    warn(prepared.doubts)
     main = prepared.goal.main
-
-    def told(point: ProfilePoint, done: int, total: int) -> None:
-        if not call.as_json:
-            call.say(point_line(point, main.metric, done, total))
-
-    found = profile_network(prepared, checks=call.config["checks"], report=told)
+    found = profile_network(
+        prepared, checks=call.config["checks"], report=point_lines(call, main.metric)
+    )
     title = f"{request.name}: what each group gives and costs"
     replace_text(found.folder / PAGE_FILE, profile_html(found, main, title=title))
     say(stderr(), (f"autoprune: not profiled: {failure}" for failure in found.failures))

@@ -35,8 +35,7 @@ def sparsity(call: Call) -> int:
 
     def told(study: SparsityStudy) -> None:
         kept(study)
-        if not call.as_json:
-            call.say(row_line(study, study.rows[-1]))
+        call.progress(row_line(study, study.rows[-1]))
 
     study = study_sparsity(request, report=told)
     if all(row.kind is Kind.UNPRUNED for row in study.rows) and study.absent:

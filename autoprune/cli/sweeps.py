@@ -14,10 +14,10 @@ from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, broken_off, s
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.interrupt import OnInterrupt
 from autoprune.orchestration.launch import Launched, Listeners, launch
+from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.reports.console import ConsoleWatcher, count, short, show_front
 from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Prepared
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
 from autoprune.settings.build import build_request, tracking_of
 

@@ -13,7 +13,7 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Observation, Speedup, Stage
 from autoprune.measurement.meter import SpeedMeter
-from autoprune.pruning.criteria import Criterion
+from autoprune.pruning.criteria import Criterion, Scoring
 from autoprune.pruning.graph import Dependencies
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recipe import Recipe
@@ -64,6 +64,16 @@ class TrialContext:
     early: nn.Module | None = None
     calibration_batches: int = 8
     latency: LatencyModel | None = None
+
+    def scoring(self, seed: int, *, step_guard: StepGuard | None = None) -> Scoring:
+        """What its criteria look at; the guard is its own where there is none."""
+        return Scoring(
+            self.task,
+            seed=seed,
+            batches=self.limits.importance_batches,
+            step_guard=step_guard or self.step_guard,
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,6 @@ from autoprune.measurement.quantise import quantise
 from autoprune.measurement.runtimes.int8_network import Int8Network
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.criteria import Scoring
 from autoprune.pruning.healing import Healing, Recovery
 from autoprune.pruning.recipe import Recipe, rebuild
 from autoprune.pruning.recover import FitState
@@ -123,22 +122,16 @@ class _Run:
 
     def _choosing(self) -> Choosing:
         context = self.context
-        scoring = Scoring(
-            context.task,
-            seed=self.trial.seed,
-            batches=context.limits.importance_batches,
-            step_guard=self.log.guard,
-            device=context.device,
-        )
+        scoring = context.scoring(self.trial.seed, step_guard=self.log.guard)
         return Choosing(context.dependencies, context.criteria[self.trial.spec.criterion], scoring)
 
     def stages(self) -> Generator[Progress, None, Measurement]:
         """Every stage in order; returns the measurement."""
         if self.resume is None:
             cut = yield from self._cheap_stages()
-            costs = {*SIZE_METRICS, *self.context.meter.metrics}
+            cheap = {*SIZE_METRICS, *self.context.meter.metrics}
             broken = self.context.goal.broken(
-                {name: value for name, value in self.log.metrics.items() if name in costs}
+                {name: value for name, value in self.log.metrics.items() if name in cheap}
             )
             if broken is not None:
                 yield self.log.progress(Stage.PROXY)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -108,11 +108,20 @@ class BaselineCache:
 
     root: Path
 
+    @classmethod
+    def below(cls, output: Path) -> Self:
+        """The one of an output folder."""
+        return cls(output / "baselines")
+
+    def holds(self, identity: Mapping[str, Any]) -> bool:
+        """Whether there is a network for an identity."""
+        return (self.folder(identity) / WEIGHTS_FILE).is_file()
+
     def find(self, identity: Mapping[str, Any], model: nn.Module) -> Baseline | None:
         """What was kept for an identity, loaded into `model`; None where there is nothing."""
-        folder = self.folder(identity)
-        if not (folder / WEIGHTS_FILE).is_file():
+        if not self.holds(identity):
             return None
+        folder = self.folder(identity)
         load_weights(model, folder / WEIGHTS_FILE)
         facts = read_json(folder / HISTORY_FILE)
         history, losses = tuple(facts["history"]), tuple(facts.get("losses", ()))
@@ -146,7 +155,7 @@ class BaselineCache:
                 draft.rename(folder)
             except OSError:
                 # another sweep trained the same network meanwhile: what it kept is as good
-                if not (folder / WEIGHTS_FILE).is_file():
+                if not self.holds(identity):
                     raise
         return replace(baseline, source=f"{baseline.source}, kept in {folder}")
 

@@ -69,7 +69,7 @@ def load_early(request: SweepRequest) -> nn.Module | None:
         load_weights(model, Path(wanted.early))
         return portable(model)
     assert wanted.keep_epoch is not None, "without it a request that rewinds is refused"
-    folder = BaselineCache(request.output / "baselines").folder(wanted.identity)
+    folder = BaselineCache.below(request.output).folder(wanted.identity)
     file = folder / _file(wanted.keep_epoch)
     if file.is_file():
         load_weights(model, file)

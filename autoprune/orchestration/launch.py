@@ -15,17 +15,11 @@ from autoprune.orchestration.exports import export_network
 from autoprune.orchestration.folders import JOURNAL_FILE, check_writable, trial_folder
 from autoprune.orchestration.journal import check_free
 from autoprune.orchestration.networks import NetworksWatcher
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.profiling import PointReport, with_profile
 from autoprune.orchestration.reports.files import ReportsWatcher
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import (
-    Prepared,
-    SweepResult,
-    check_places,
-    prepare,
-    resume,
-    start,
-)
+from autoprune.orchestration.session import SweepResult, check_places, resume, start
 from autoprune.orchestration.sweep import Watcher
 from autoprune.orchestration.tracking.connection import check, complaint, missing_file
 from autoprune.orchestration.tracking.optuna_watcher import OptunaWatcher

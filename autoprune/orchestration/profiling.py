@@ -26,9 +26,9 @@ from autoprune.domain.trial import Failure, Measurement, Trial, trial_seed
 from autoprune.evaluation import TrialContext, run_trial
 from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.folders import JOURNAL_FILE, PROFILE_FILE, check_writable, held
+from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.profile_file import read_profile
 from autoprune.orchestration.record import Record, last_told, read_journal
-from autoprune.orchestration.session import Prepared
 from autoprune.pruning.healing import Recovery
 from autoprune.tasks.protocol import tensors_of
 

@@ -32,6 +32,7 @@ from autoprune.settings.parts import (
 from autoprune.settings.rules import (
     NOT_NEGATIVE,
     ONE_OR_MORE,
+    SEED,
     TASK_NAMES,
     Faults,
     check_device,
@@ -39,6 +40,7 @@ from autoprune.settings.rules import (
     check_offers,
     check_one_of,
     check_ranges,
+    usable_seed,
 )
 from autoprune.settings.running import executor_of, gate_of, meter_of, storage_of
 from autoprune.settings.targets import build_target, source_digests
@@ -59,19 +61,19 @@ def build_request(config: Mapping[str, Any], *, code_paths: Sequence[str] = ()) 
     step = CUDA_STEP if executor["device"].startswith("cuda") else 1
     gate = faults.of(lambda: gate_of(meter))
     faults.of(lambda: check_finite(config))
-    rules = {"seed": NOT_NEGATIVE, "calibration_batches": ONE_OR_MORE}
+    rules = {"seed": SEED, "calibration_batches": ONE_OR_MORE}
     faults.of(lambda: check_ranges("", config, rules))
     faults.of(lambda: check_device("executor.device", executor["device"]))
     faults.of(lambda: check_name(config["name"]))
     faults.of(lambda: check_ratios("uniform_first", config["uniform_first"]))
     task = faults.of(lambda: task_of(config["task"], config["data"]))
     goal = faults.of(lambda: goal_of(config["objective"]))
-    measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
+    measured = faults.of(lambda: meter_of(meter, gate, seed=usable_seed(config)))
     faults.of(lambda: check_where(meter["where"], executor["address"]))
     if task is not None and goal is not None and measured is not None:
         faults.of(lambda: rehearse_goal(goal, task, measured))
     parts: dict[str, Any] = {
-        "model": faults.of(lambda: model_of(config["model"], seed=max(0, config["seed"]))),
+        "model": faults.of(lambda: model_of(config["model"], seed=usable_seed(config))),
         "meter": measured,
         "searcher": faults.of(lambda: build_target("searcher", config["searcher"], partial=True)),
         "ladder": faults.of(lambda: ladder_of(config["ladder"])),

@@ -10,7 +10,7 @@ from autoprune.orchestration.executors.bench import check_where
 from autoprune.orchestration.folders import check_name
 from autoprune.settings.build import tracking_of
 from autoprune.settings.parts import precisions_in
-from autoprune.settings.rules import NOT_NEGATIVE, Faults, check_finite, check_ranges
+from autoprune.settings.rules import SEED, Faults, check_finite, check_ranges, usable_seed
 from autoprune.settings.running import executor_of, gate_of, meter_of, storage_of
 
 
@@ -24,10 +24,10 @@ def build_examination(config: Mapping[str, Any], *, code_paths: Sequence[str] = 
     executor, meter = config["executor"], config["meter"]
     experiment = config["tracking"]["experiment"] or config["name"]
     faults.of(lambda: check_finite(config))
-    faults.of(lambda: check_ranges("", config, {"seed": NOT_NEGATIVE}))
+    faults.of(lambda: check_ranges("", config, {"seed": SEED}))
     faults.of(lambda: check_name(config["name"]))
     gate = faults.of(lambda: gate_of(meter))
-    measured = faults.of(lambda: meter_of(meter, gate, seed=max(0, config["seed"])))
+    measured = faults.of(lambda: meter_of(meter, gate, seed=usable_seed(config)))
     if measured is not None:
         faults.of(lambda: precisions_in(config["precisions"], measured.runtime))
     faults.of(lambda: check_where(meter["where"], executor["address"]))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.space import FP32
 from autoprune.orchestration.understanding.estimate import EstimateRequest
 from autoprune.settings.build import build_request
 from autoprune.settings.rules import Faults, Rule, check_ranges
@@ -19,6 +20,7 @@ def build_estimate(config: Mapping[str, Any], *, code_paths: Sequence[str] = ())
     faults = Faults()
     ratios = faults.of(lambda: _ratios(config["ratio"]))
     faults.of(lambda: check_ranges("", config, {"checks": TWO_OR_MORE}))
+    faults.of(lambda: _check_precisions(config["precisions"]))
     sweep = faults.of(lambda: build_request(config, code_paths=code_paths))
     faults.check()
     return EstimateRequest(sweep, ratios, checks=config["checks"])
@@ -33,3 +35,11 @@ def _ratios(given: Any) -> tuple[float, ...]:
             "such as 0.3 or [0.3,0.5]"
         )
     return tuple(map(float, ratios))
+
+
+def _check_precisions(names: Sequence[str]) -> None:
+    if names and FP32 not in names:
+        raise AutopruneError(
+            f"precisions [{', '.join(names)}]: estimates are of networks in fp32; leave precisions "
+            "out, or let a sweep tell"
+        )

@@ -3,23 +3,32 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.errors import FaultsError
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import RECOVERY_OPTIONS, compose_config, options_of, plain
 
 
 def check_listed(key: str, names: Sequence[str], group: str, config_dir: str | None) -> None:
-    """Raise AutopruneError where the list under `key` names what is no option, or one twice."""
+    """Raise FaultsError where the list under `key` names what is no option, or one twice."""
+    faults = _faults(key, names, group, config_dir)
+    if faults:
+        raise FaultsError(faults)
+
+
+def _faults(key: str, names: Sequence[str], group: str, config_dir: str | None) -> list[str]:
     options = options_of(group, config_dir)
-    unknown = [name for name in names if name not in options]
-    if unknown:
-        raise AutopruneError(f"{key}: there is no {unknown[0]!r}; {choose(unknown[0], options)}")
+    faults = [
+        f"{key}: there is no {name!r}; {choose(name, options)}"
+        for name in names
+        if name not in options
+    ]
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise AutopruneError(
+        faults.append(
             f"{key} names {', '.join(twice)} more than once; name each once, and give one with "
             "other arguments an option and a name of its own (--config-dir)"
         )
+    return faults
 
 
 def option(group: str, name: str, config_dir: str | None) -> dict[str, Any]:
@@ -46,10 +55,7 @@ def with_recoveries(
             f"{', '.join(idle)}; put values into options of your own (--config-dir), or set "
             "recoveries=[]"
         )
-    try:
-        check_listed("recoveries", names, "recovery", config_dir)
-    except AutopruneError as error:
-        faults.append(str(error))
+    faults += _faults("recoveries", names, "recovery", config_dir)
     if faults:
         raise FaultsError(faults)
     options = {name: option("recovery", name, config_dir)["recovery"] for name in names}

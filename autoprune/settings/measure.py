@@ -23,7 +23,7 @@ from autoprune.orchestration.folders import BASELINE_FILE
 from autoprune.settings.build import baseline_of, model_of, store_of, task_of
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import compose_config, given_keys, options_of, plain, quoted
-from autoprune.settings.rules import Faults
+from autoprune.settings.rules import SEED, Faults, check_ranges, usable_seed
 from autoprune.settings.running import gate_of, meter_of
 from autoprune.tasks.protocol import Inputs, Task
 
@@ -81,7 +81,7 @@ class MeasureCommand:
         """What the files of the networks do not say."""
         tracked = self.config if "tracking.uri" in self.given else self.own
         return Origin(
-            lambda: model_of(self.own["model"], seed=self.own["seed"]),
+            lambda: model_of(self.own["model"], seed=usable_seed(self.own)),
             named=self.named,
             store=store_of(tracked["tracking"], self.config["output"]),
             allow=self.config["allow"],
@@ -99,6 +99,7 @@ def build_comparison(asked: MeasureCommand, *, code_paths: Sequence[str] = ()) -
     Raises FaultsError for what cannot be measured.
     """
     faults = Faults()
+    faults.of(lambda: check_ranges("", asked.config, {"seed": SEED}))
     sizes = tuple(asked.config["batch_sizes"])
     if sizes:
         faults.of(lambda: MeterSettings(batch_sizes=sizes))
@@ -179,7 +180,7 @@ def _meters(asked: MeasureCommand) -> Mapping[str, MeterOrNone]:
 
 def _meter(config: Mapping[str, Any]) -> PairedMeter:
     section = config["meter"]
-    return meter_of(section, gate_of(section), seed=max(0, config["seed"]))
+    return meter_of(section, gate_of(section), seed=usable_seed(config))
 
 
 def _overlaid(
@@ -210,7 +211,7 @@ def _baseline(asked: MeasureCommand) -> Network:
             return unpruned(artifact, weights, allow=origin.allow)
     request = baseline_of(asked.own)
     if asked.named and request.plan is not None:
-        kept = BaselineCache(Path(asked.config["output"]).resolve() / "baselines")
+        kept = BaselineCache.below(Path(asked.config["output"]).resolve())
         found = kept.find(request.identity, origin.model())
         if found is not None:
             return Network(found.model, found.source)

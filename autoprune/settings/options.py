@@ -27,7 +27,7 @@ from autoprune.settings.arguments import (
     or_none,
     whole,
 )
-from autoprune.settings.rules import TASK_NAMES, Rule
+from autoprune.settings.rules import SEED, TASK_NAMES, Rule
 
 
 class Options(TypedDict, total=False):
@@ -141,6 +141,9 @@ RULES: dict[str, Rule] = {
     "output": PLACE,
     "name": TEXT,
     "resume": (or_none(a(str)), "the id of a sweep, or None"),
-    "seed": (lambda value: whole(value) and value >= 0, "a whole number, 0 or more"),
+    "seed": (
+        lambda value: whole(value) and SEED[0](value),
+        f"a whole number, {SEED[1]}",
+    ),
 }
 """Of `model`, `task`, `trials` and `minutes`, too."""

@@ -21,6 +21,8 @@ RUNTIME_NAMES = ("prepare", "name", "library", "device", "threads", "tolerance")
 
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
 ONE_OR_MORE: Rule = (lambda value: value >= 1, "1 or more")
+SEED: Rule = (lambda value: 0 <= value < 2**63, "0 or more, below 2**63")
+"""Torch takes no others."""
 
 
 class Faults:
@@ -55,6 +57,13 @@ def check_ranges(section: str, config: Mapping[str, Any], rules: Mapping[str, Ru
     ]
     if faults:
         raise FaultsError(faults)
+
+
+def usable_seed(config: Mapping[str, Any]) -> int:
+    """The seed of a config, and 0 where it breaks its rule, which is told by itself."""
+    seed: int = config["seed"]
+    holds, _ = SEED
+    return seed if holds(seed) else 0
 
 
 def check_finite(config: Mapping[str, Any]) -> None:

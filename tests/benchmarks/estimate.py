@@ -6,23 +6,20 @@ before recovery. Measured on an idle machine; ``--quick`` is a run of a minute o
 network, to see that it works: its figures mean nothing.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
-from autoprune.orchestration.session import Prepared, prepare
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.understanding.estimate import Estimate, EstimateRequest, estimate
 from autoprune.pruning.surgery import prune
-from autoprune.settings.build import build_request
-from autoprune.settings.compose import compose_config, plain
+from tests.benchmarks.seeds import options, request
 
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CHECKS = 6
@@ -55,10 +52,10 @@ class Row:
         return abs(self.predicted / self.measured - 1.0)
 
 
-def rows(request: EstimateRequest) -> Iterator[Row]:
+def rows(asked: EstimateRequest) -> Iterator[Row]:
     """Every ratio of one network."""
-    found = estimate(request)
-    prepared = prepare(request.sweep)
+    found = estimate(asked)
+    prepared = prepare(asked.sweep)
     for row in found.rows:
         yield _row(row, prepared, found.main.metric)
 
@@ -100,11 +97,8 @@ def summary(found: Sequence[Row]) -> dict[str, float]:
 
 def main() -> None:
     """Run the study and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = options(__doc__)
     parser.add_argument("--meter", default="eager")
-    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ratios, checks = ((0.3, 0.6), 2) if arguments.quick else (RATIOS, CHECKS)
@@ -115,8 +109,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             words = ["experiment=digits_vgg", "executor=inline", f"output={folder}", f"seed={seed}"]
             words += [f"meter={arguments.meter}", *(SMALL if arguments.quick else ())]
-            sweep = build_request(plain(compose_config("sweep", words)))
-            for row in rows(EstimateRequest(sweep, ratios, checks)):
+            for row in rows(EstimateRequest(request(words), ratios, checks)):
                 found.append(row)
                 print(
                     f"| {row.seed} | {row.ratio:g} | {row.predicted:.2f}x | {row.low:.2f} to "

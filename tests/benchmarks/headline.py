@@ -9,31 +9,27 @@ To be run alone on an idle machine; a seed takes about ten minutes on one core. 
 run of a minute on a thin network, to see that it works: its figures mean nothing.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 
 from autoprune.domain.space import Bounds, build_space, of_kinds
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.orchestration.comparison.compare import NoMeter
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import trace
 from autoprune.pruning.healing import Healing
 from autoprune.pruning.surgery import prune
-from autoprune.settings.build import build_request
-from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.measure import named_meters
+from tests.benchmarks.seeds import interval, options, request
 
 PUBLISHED = {"smaller": 3.0, "faster": 2.0}
 KEPT = 0.5
@@ -101,14 +97,10 @@ def _speedup(name: str, network: Any, baseline: Any, example: Any) -> Mapping[st
     }
 
 
-def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """The mean with the ends of Student's 95% interval, None for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    error = statistics.stdev(values) / len(values) ** 0.5
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+def averaged(values: Sequence[float]) -> dict[str, float | None]:
+    """The mean with the ends of its 95% interval, None for a single value."""
+    low, high = interval(values) or (None, None)
+    return {"mean": statistics.fmean(values), "low": low, "high": high}
 
 
 def summary(found: Sequence[Run]) -> dict[str, Any]:
@@ -117,7 +109,7 @@ def summary(found: Sequence[Run]) -> dict[str, Any]:
     speedups = {}
     for name in first.speedups:
         ratios = [one["ratio"] for run in found if not isinstance(one := run.speedups[name], str)]
-        speedups[name] = interval(ratios) if ratios else first.speedups[name]
+        speedups[name] = averaged(ratios) if ratios else first.speedups[name]
     return {
         "published": PUBLISHED,
         **{
@@ -125,10 +117,10 @@ def summary(found: Sequence[Run]) -> dict[str, Any]:
             for name in ("params", "size_mb", "macs")
         },
         "speedups": speedups,
-        "accuracy_before": interval([run.accuracy_before for run in found]),
-        "accuracy_cut": interval([run.accuracy_cut for run in found]),
-        "accuracy_after": interval([run.accuracy_after for run in found]),
-        "accuracy_change": interval([r.accuracy_after - r.accuracy_before for r in found]),
+        "accuracy_before": averaged([run.accuracy_before for run in found]),
+        "accuracy_cut": averaged([run.accuracy_cut for run in found]),
+        "accuracy_after": averaged([run.accuracy_after for run in found]),
+        "accuracy_change": averaged([r.accuracy_after - r.accuracy_before for r in found]),
         "seeds": len(found),
     }
 
@@ -159,11 +151,8 @@ def _text(found: Mapping[str, float | None], style: str) -> str:
 
 def main() -> None:
     """Run the study and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = options(__doc__)
     parser.add_argument("--runtimes", nargs="+", default=RUNTIMES)
-    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: list[Run] = []
@@ -171,9 +160,7 @@ def main() -> None:
         for seed in range(1 if arguments.quick else arguments.seeds):
             words = [*WORDS, f"output={folder}", f"seed={seed}"]
             words += SMALL if arguments.quick else ()
-            found.append(
-                run(build_request(plain(compose_config("sweep", words))), arguments.runtimes)
-            )
+            found.append(run(request(words), arguments.runtimes))
             if arguments.json is not None:  # after every seed: the study takes long
                 facts = {"summary": summary(found), "runs": list(map(asdict, found))}
                 arguments.json.write_text(json.dumps(facts, indent=1))

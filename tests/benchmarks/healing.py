@@ -7,7 +7,6 @@ was broken off. ``--html FILE`` draws them all. ``--quick`` is a run of two minu
 networks, to see that it works; its figures mean nothing.
 """
 
-import argparse
 import copy
 import json
 import multiprocessing
@@ -24,11 +23,10 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
-from scipy import stats
 
 from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.criteria import CRITERIA, Scoring, criterion_of
 from autoprune.pruning.distill import Distillation
@@ -39,8 +37,7 @@ from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.rounds import Choosing, Rounds
 from autoprune.pruning.schedule import Schedule
 from autoprune.pruning.surgery import prune
-from autoprune.settings.build import build_request
-from autoprune.settings.compose import compose_config, plain
+from tests.benchmarks.seeds import interval, options, request
 
 EXPERIMENTS = ("digits_vgg", "digits_resnet20")
 RATIOS = (0.5, 0.25, 0.125)
@@ -51,10 +48,7 @@ LEFT_OUT = {
 EPOCHS, ROUNDS = 8, 4
 USUAL = ("l1", "finetune")
 """The criterion and the healing that the others are compared with: the defaults."""
-SMALL = {
-    "digits_vgg": ("model.depth=8", "model.width=8"),
-    "digits_resnet20": ("model.depth=8", "model.width=8"),
-}
+SMALL = ("model.depth=8", "model.width=8", "baseline.fit.epochs=2")
 
 
 class Part(NamedTuple):
@@ -95,11 +89,8 @@ class Mean(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
         """The mean of some values."""
-        many = len(values)
-        if many < 2:
-            return cls(float(np.mean(values)), None)
-        error = float(np.std(values, ddof=1)) / many**0.5
-        return cls(float(np.mean(values)), float(stats.t.ppf(0.975, many - 1)) * error)
+        ends, mean = interval(values), float(np.mean(values))
+        return cls(mean, None if ends is None else ends[1] - mean)
 
     def text(self, digits: int, *, sign: str = "") -> str:
         """For a table."""
@@ -123,30 +114,28 @@ def healings(epochs: int) -> dict[str, Recovery]:
     return {recovery.name: recovery for recovery in found}
 
 
-def request(experiment: str, seed: int, folder: str, *, quick: bool) -> SweepRequest:
+def asked(experiment: str, seed: int, folder: str, *, quick: bool) -> SweepRequest:
     """What an experiment's config asks for."""
     words = [f"experiment={experiment}", "executor=inline", f"output={folder}", f"seed={seed}"]
-    if quick:
-        words += [*SMALL[experiment], "baseline.fit.epochs=2"]
-    return build_request(plain(compose_config("sweep", words)))
+    return request([*words, *(SMALL if quick else ())])
 
 
 def train(experiment: str, seed: int, folder: str, quick: bool) -> None:
     """Train an unpruned network, which stays in the folder."""
     torch.set_num_threads(1)
-    load_baseline(request(experiment, seed, folder, quick=quick))
+    load_baseline(asked(experiment, seed, folder, quick=quick))
 
 
 def runs(part: Part, folder: str, quick: bool) -> list[Run]:
     """All ratios and healings of one part."""
     torch.set_num_threads(1)
-    asked = request(part.experiment, part.seed, folder, quick=quick)
-    return list(_runs(part, asked, healings(2 if quick else EPOCHS)))
+    wanted = asked(part.experiment, part.seed, folder, quick=quick)
+    return list(_runs(part, wanted, healings(2 if quick else EPOCHS)))
 
 
-def _runs(part: Part, asked: SweepRequest, recoveries: Mapping[str, Recovery]) -> Iterator[Run]:
-    unpruned = load_baseline(asked).model
-    task, example, main = asked.task, asked.task.example(), asked.task.metrics[0].name
+def _runs(part: Part, wanted: SweepRequest, recoveries: Mapping[str, Recovery]) -> Iterator[Run]:
+    unpruned, task = load_baseline(wanted).model, wanted.task
+    example, main = task.example(), task.metrics[0].name
     before = evaluate(unpruned, task, "val")[main]
     dependencies = trace(unpruned, example, time_limit_s=60)
     space = build_space(dependencies.groups, Bounds(min_kept=0.04))
@@ -275,42 +264,41 @@ def read(path: Path | None) -> list[Run]:
 
 def main() -> None:
     """Run the study and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
+    parser = options(__doc__)
     parser.add_argument("--html", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
     usual = [name for name in CRITERIA if name not in LEFT_OUT]
     parser.add_argument("--criteria", nargs="+", default=usual)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true")
-    asked = parser.parse_args()
-    found = read(asked.json)
+    arguments = parser.parse_args()
+    found = read(arguments.json)
     parts = [
         Part(experiment, seed, criterion)
-        for experiment in asked.experiments
-        for seed in range(asked.seeds)
-        for criterion in asked.criteria
+        for experiment in arguments.experiments
+        for seed in range(1 if arguments.quick else arguments.seeds)
+        for criterion in arguments.criteria
     ]
     missing = [part for part in parts if part not in {run.part for run in found}]
     spawned = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(asked.processes, mp_context=spawned) as pool,
+        ProcessPoolExecutor(arguments.processes, mp_context=spawned) as pool,
     ):
         networks = dict.fromkeys((part.experiment, part.seed) for part in missing)
-        for network in [pool.submit(train, *name, folder, asked.quick) for name in networks]:
+        for network in [pool.submit(train, *name, folder, arguments.quick) for name in networks]:
             network.result()
-        for done in as_completed(pool.submit(runs, part, folder, asked.quick) for part in missing):
+        for done in as_completed(
+            pool.submit(runs, part, folder, arguments.quick) for part in missing
+        ):
             found += done.result()
             print(f"{found[-1].part} done", flush=True)
-            if asked.json is not None:
-                asked.json.write_text(json.dumps([asdict(run) for run in found], indent=1))
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps([asdict(run) for run in found], indent=1))
     order = {part: at for at, part in enumerate(parts)}
     found = sorted((r for r in found if r.part in order), key=lambda run: order[run.part])
     print(markdown(found))
-    if asked.html is not None:
-        figure(found).write_html(asked.html)
+    if arguments.html is not None:
+        figure(found).write_html(arguments.html)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from autoprune.domain.ladder import Ladder
 from autoprune.domain.standings import Course, mean_course
 from autoprune.orchestration.contest.records import Entry
 from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.record import read_journal
-from autoprune.orchestration.session import Prepared, prepare, start
+from autoprune.orchestration.session import start
 from autoprune.orchestration.sweep import Budget
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain

@@ -21,8 +21,9 @@ from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import ParetoFront
 from autoprune.domain.trial import Failure, Observation
 from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.record import Told, read_journal
-from autoprune.orchestration.session import prepare, start
+from autoprune.orchestration.session import start
 from autoprune.orchestration.view import view_of
 from autoprune.settings.build import build_request
 from autoprune.settings.compose import compose_config, plain

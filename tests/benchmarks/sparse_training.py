@@ -6,24 +6,22 @@ with as many epochs in all. Whole trials, as a sweep runs them; accuracy is val'
 run of a minute on a smaller network, to see that it works; its figures mean nothing.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
 from autoprune.domain.trial import Measurement, Trial, trial_seed
 from autoprune.evaluation import run_trial
-from autoprune.orchestration.session import prepare
+from autoprune.orchestration.preparation import prepare
+from autoprune.orchestration.request import SweepRequest
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.sparsity.plan import Sparsity
-from autoprune.settings.build import build_request
-from autoprune.settings.compose import compose_config, plain
+from tests.benchmarks.seeds import options, request
 
 RATIOS = (0.25, 0.125, 0.0625)
 EPOCHS, BEFORE = 12, 4
@@ -63,9 +61,8 @@ def recoveries(epochs: int) -> dict[str, Recovery]:
     }
 
 
-def runs(words: Sequence[str], compared: dict[str, Recovery]) -> Iterator[Run]:
+def runs(asked: SweepRequest, compared: dict[str, Recovery]) -> Iterator[Run]:
     """Everything with one seed."""
-    asked = build_request(plain(compose_config("sweep", words)))
     prepared = prepare(replace(asked, recoveries=compared))
     main = asked.task.metrics[0].name
     print(f"seed {asked.seed}: the unpruned network's {main} {prepared.metrics[main]:.4f}")
@@ -110,19 +107,15 @@ def markdown(found: Sequence[Run]) -> str:
 
 def main() -> None:
     """Run the study and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
+    arguments = options(__doc__).parse_args()
     torch.set_num_threads(1)
     compared = recoveries(3 if arguments.quick else EPOCHS)
     found: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(arguments.seeds):
+        for seed in range(1 if arguments.quick else arguments.seeds):
             words = ["experiment=digits_vgg", "executor=inline", f"output={folder}", f"seed={seed}"]
             words += ["meter.max_s=0.2", *(SMALL if arguments.quick else ())]
-            found += runs(words, compared)
+            found += runs(request(words), compared)
             if arguments.json is not None:  # after every seed: the full study takes long
                 arguments.json.write_text(json.dumps([asdict(run) for run in found], indent=1))
             print(markdown(found), flush=True)

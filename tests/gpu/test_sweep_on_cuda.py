@@ -11,8 +11,9 @@ from autoprune.evaluation import run_trial
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.orchestration.artifacts import read_snapshot
 from autoprune.orchestration.folders import trial_folder
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
-from autoprune.orchestration.session import prepare, start
+from autoprune.orchestration.session import start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.criteria import criterion_of

@@ -319,6 +319,7 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"exclude": "3*"}, "exclude is '3\\*'; give a list of patterns"),
         ({"constraints": [("size_mb", 1)]}, "constraints is .*; give a list of Constraint"),
         ({"trials": "4", "seed": -1}, "trials is '4'; give a whole number(.|\n)*seed is -1; give"),
+        ({"seed": 2**70}, "seed is .*; give a whole number, 0 or more, below 2\\*\\*63"),
         (
             {"recovery": {"epochs": 1}},
             "recovery is .*; give an autoprune.FitPlan or an autop",

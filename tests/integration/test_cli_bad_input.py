@@ -208,6 +208,13 @@ def test_checkpoints(refused: Refused, tmp_path: Path) -> None:
     assert "there is no MLflow store" in given("models:/digits_vgg@champion")
 
 
+@pytest.mark.parametrize("command", ["plan", "measure"])
+def test_a_seed_that_torch_does_not_take(refused: Refused, command: str) -> None:
+    words = ("candidate=small.pt",) if command == "measure" else ()
+    message = refused(command, *SMALL, *words, f"seed={2**70}")
+    assert f"seed is {2**70}; choose 0 or more, below 2**63" in message
+
+
 def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) -> None:
     message = refused(
         *("sweep", *SMALL, "seed=-1", "name=a/b", "uniform_first=[0.5,2]", "space.min_kept=0.9"),
@@ -319,7 +326,8 @@ def test_sparse_training(refused: Refused) -> None:
 
 def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
     words = [word for word in SMALL if not word.startswith("recovery")]
-    message = refused("sweep", *words, "recoveries=[finetun,none]")
+    message = refused("sweep", *words, "recoveries=[finetun,none,rewynd]")
+    assert "recoveries: there is no 'rewynd'; did you mean 'rewind'?" in message
     assert "recoveries: there is no 'finetun'; did you mean 'finetune'? (choose from " in message
     message = refused("sweep", *words, "recoveries=[none,none]")
     assert "recoveries names none more than once; name each once, and give one with" in message
@@ -334,7 +342,7 @@ def test_a_range_over_healing(refused: Refused, tmp_path: Path) -> None:
     )
     message = refused("plan", *words, "--config-dir", ".", "recoveries=[own,none]", "seed=-1")
     assert message.splitlines() == [
-        "autoprune: seed is -1; choose 0 or more",
+        "autoprune: seed is -1; choose 0 or more, below 2**63",
         "autoprune: recoveries.own.recalibration_batches is 0; choose 1 or more",
         "autoprune: recoveries.own.fit: epochs is -1; choose 0 or more",
         "autoprune: recoveries.own.reconstruction: ridge is -2.0; choose a positive number",

@@ -16,10 +16,13 @@ from autoprune.cli import main
 from autoprune.domain.objective import Direction
 from autoprune.domain.space import PruningSpec
 from autoprune.measurement.cost import costs
+from autoprune.measurement.meter import PairedMeter
+from autoprune.measurement.quiet import NoGate
+from autoprune.measurement.runtimes import OnnxRuntime
 from autoprune.orchestration.folders import PROFILE_FILE
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.reports.estimate import estimate_lines, estimate_table
-from autoprune.orchestration.session import prepare
 from autoprune.orchestration.understanding.estimate import (
     EstimateRequest,
     after_recovery,
@@ -32,7 +35,7 @@ from autoprune.pruning.surgery import prune
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.schema import EstimateConfig, SweepConfig
 from tests.sweeps import make_space
-from tests.tiny import WORDS, one_thread, request
+from tests.tiny import WORDS, meter, one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
 WORDS = (*WORDS, "executor=inline", "tracking=none", "name=own", "meter.max_s=0.05", "checks=3")
@@ -108,6 +111,17 @@ def test_sweeps_of_the_same_network_tell_of_recovery(tmp_path: Path) -> None:
     assert estimate(EstimateRequest(other, (0.3,), checks=2)).rows[0].after is None
 
 
+def test_trials_in_int8_tell_nothing_of_a_network_in_fp32(tmp_path: Path) -> None:
+    runtime = PairedMeter(OnnxRuntime(), NoGate(), meter().settings)
+    asked = request(tmp_path, meter=runtime, precisions=("int8", "fp32"), calibration_batches=2)
+    observations = launch(asked, Tracking()).result.view.observations
+    alike = [o for o in observations if o.trial.spec.precision == "fp32"]
+    assert len(alike) < len(observations)
+    (row,) = estimate(EstimateRequest(asked, (0.5,), checks=0)).rows
+    assert row.spec.precision == "fp32"
+    assert (0 if row.after is None else row.after.count) == len(alike)
+
+
 def test_costs_are_those_of_the_network_that_is_cut(tmp_path: Path) -> None:
     asked = request(tmp_path)
     found = estimate(EstimateRequest(asked, (0.5,), checks=2))
@@ -168,6 +182,10 @@ def test_too_few_checks_give_no_interval_and_say_so(tmp_path: Path) -> None:
         (["ratio=half"], "ratio is half; choose shares"),
         (["ratio=true"], "ratio is True; choose shares"),
         (["checks=1"], "checks is 1; choose 2 or more: the interval comes from them"),
+        (
+            ["precisions=[int8]", "meter=onnxruntime"],
+            "precisions [int8]: estimates are of networks in fp32; leave precisions out, or let",
+        ),
         (["output=/proc/here"], "cannot write to the output folder /proc/here"),
         (["model.image_side=9"], "fails on the example input"),
     ],

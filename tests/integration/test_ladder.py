@@ -14,8 +14,9 @@ from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.planning import make_plan
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.record import Told, read_journal
-from autoprune.orchestration.session import prepare, resume, start
+from autoprune.orchestration.session import resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work

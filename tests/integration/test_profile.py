@@ -12,9 +12,9 @@ from autoprune.domain.objective import Constraint
 from autoprune.domain.space import Bounds
 from autoprune.orchestration.folders import PROFILE_FILE
 from autoprune.orchestration.launch import Tracking, launch
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
-from autoprune.orchestration.session import prepare
 from tests.pruning_tasks import Blobs, small_net
 from tests.tiny import WORDS, one_thread, request
 
@@ -131,6 +131,7 @@ def test_the_command_shows_a_table_writes_a_page_and_takes_what_is_kept(
     words = ["profile", *WORDS, "checks=2", "name=own"]
     assert main(words) == 0
     out = capsys.readouterr().out
+    assert "baseline epoch 1  accuracy " in out, "training takes a while"
     assert "Each group alone, without fine-tuning" in out
     assert "latency model  from single groups alone: median error" in out
     (folder,) = (tmp_path / "outputs" / "profiles").iterdir()

@@ -7,9 +7,10 @@ import ray
 from autoprune.domain.trial import Measurement, Observation
 from autoprune.orchestration.executors.inline import InlineExecutor
 from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.record import Asked, Told, read_journal
 from autoprune.orchestration.request import Executor
-from autoprune.orchestration.session import SweepResult, prepare, start
+from autoprune.orchestration.session import SweepResult, start
 from autoprune.orchestration.sweep import Budget
 from autoprune.searchers.optuna import OptunaSearcher
 from tests.tiny import ray_slots, request

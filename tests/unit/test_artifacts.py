@@ -18,8 +18,8 @@ from autoprune.orchestration.artifacts import (
     save_snapshot,
 )
 from autoprune.orchestration.durable import replace_text
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import prepare
 from autoprune.pruning.recover import FitPlan, fit
 from tests.pruning_tasks import Blobs, small_net
 from tests.tiny import one_thread, request

@@ -11,8 +11,8 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.orchestration.baseline import BaselineCache
 from autoprune.orchestration.early import load_early
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.schedule import Schedule

@@ -14,7 +14,7 @@ from autoprune.domain.trial import Speedup
 from autoprune.models import mobilenet
 from autoprune.orchestration.baseline import late_fall
 from autoprune.orchestration.planning import make_plan
-from autoprune.orchestration.session import Prepared, prepare
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.understanding.doubts import (
     alone_fall,
     network_doubts,
@@ -68,7 +68,7 @@ def test_mobile_optimised_models(prepared: Prepared) -> None:
     )
     told = rules(mobile)["mobile-optimised"]
     assert "% of the MACs are in depthwise-separable convolutions, more than 50%: " in told
-    assert "meter=onnxruntime_int8" in told
+    assert "meter=onnxruntime 'precisions=[fp32,int8]'" in told
 
 
 def test_little_data(prepared: Prepared) -> None:

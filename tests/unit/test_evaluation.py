@@ -34,8 +34,8 @@ from autoprune.evaluation import (
 from autoprune.orchestration.artifacts import read_snapshot, save_snapshot, snapshots
 from autoprune.orchestration.baseline import train_baseline
 from autoprune.orchestration.folders import trial_folder
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.request import BaselineRequest
-from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.criteria import criterion_of

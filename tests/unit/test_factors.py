@@ -17,7 +17,7 @@ from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Measurement, Speedup, Trial
 from autoprune.evaluation import Progress, run_trial
 from autoprune.evaluation.factoring import factored_where_faster
-from autoprune.orchestration.session import Prepared, prepare
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.pruning.factors import Factor, factor_layers, low_ranks, put_factors
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recipe import Recipe, rebuild

@@ -16,9 +16,9 @@ from autoprune.orchestration.artifacts import read_snapshot
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.forecast import forecast
 from autoprune.orchestration.planning import make_plan
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.request import conditions_now
-from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.distill import Distillation

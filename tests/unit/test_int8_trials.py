@@ -23,10 +23,10 @@ from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.onnx_files import ONNX_FILE, read_onnx
 from autoprune.orchestration.planning import make_plan
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.promotion.proof import Subject, prove
 from autoprune.orchestration.request import BaselineRequest, GoalRequest, SweepRequest
-from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.storage import InFolder, InStore
 from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget

@@ -19,8 +19,9 @@ from autoprune.orchestration.artifacts import MODEL_FOLDER, load, read_outputs, 
 from autoprune.orchestration.folders import BASELINE_FILE, EARLY_FILE, trial_folder
 from autoprune.orchestration.forecast import forecast
 from autoprune.orchestration.planning import make_plan
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.request import BaselineRequest, SweepRequest
-from autoprune.orchestration.session import Prepared, prepare, resume, start
+from autoprune.orchestration.session import resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work

@@ -22,8 +22,9 @@ from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.forecast import forecast
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.planning import make_plan
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.request import GoalRequest
-from autoprune.orchestration.session import Prepared, prepare, resume, start
+from autoprune.orchestration.session import resume, start
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.work import work

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.domain.trial import Cause, Failure, Observation, Outcome, Trial
-from autoprune.orchestration.session import prepare
+from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.healing import Recovery

@@ -14,8 +14,8 @@ from autoprune.measurement.meter import speed_metrics
 from autoprune.orchestration.artifacts import MODEL_FOLDER, load
 from autoprune.orchestration.contest.records import Contest, Entry
 from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
+from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.record import last_told, read_journal
-from autoprune.orchestration.session import Prepared
 
 TimedReport = Callable[[int, int], None]
 """Hears how many networks of how many have been timed again."""

@@ -29,19 +29,12 @@ from autoprune.orchestration.folders import (
 from autoprune.orchestration.launch import Listeners
 from autoprune.orchestration.networks import NetworksWatcher
 from autoprune.orchestration.planning import check_warm_up, make_plan, rehearse_goal
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.profile_file import read_profile, write_known
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SweepRequest, conditions_now
-from autoprune.orchestration.session import (
-    Prepared,
-    SweepResult,
-    check_goal,
-    check_places,
-    prepare,
-    resume,
-    start,
-)
+from autoprune.orchestration.session import SweepResult, check_goal, check_places, resume, start
 from autoprune.orchestration.sweep import Watcher
 from autoprune.searchers.named import AnyFactory, build_searcher
 from autoprune.searchers.uniform import UniformSearcher

@@ -17,12 +17,12 @@ from autoprune.orchestration.baseline import Baseline
 from autoprune.orchestration.durable import replace_text
 from autoprune.orchestration.exports import Exported, export_network
 from autoprune.orchestration.folders import trial_folder
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.promotion.proof import Proof, Subject, prove_afresh
 from autoprune.orchestration.promotion.registry import Evidence, Registered, register
 from autoprune.orchestration.promotion.selection import drop
 from autoprune.orchestration.reports.console import outcome_line
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.orchestration.tracking.connection import answering, check_existing
 from autoprune.orchestration.tracking.entries import Entries, log_entries
 from autoprune.orchestration.tracking.finding import find_run

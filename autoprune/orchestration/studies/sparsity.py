@@ -17,8 +17,8 @@ from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.runtimes import TorchRuntime
 from autoprune.measurement.runtimes.protocol import Runtime, torch_threads
 from autoprune.orchestration.baseline import Baseline, BaselineCache
+from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import load_baseline
 from autoprune.orchestration.studies.candidates import Candidate, Workbench
 from autoprune.orchestration.studies.records import (
     Absent,
@@ -85,7 +85,7 @@ def _weights_at_hand(sweep: SweepRequest) -> Baseline:
     if wanted.checkpoint is not None:
         return load_baseline(sweep)
     model = copy.deepcopy(sweep.model)
-    cache = BaselineCache(sweep.output / "baselines")
+    cache = BaselineCache.below(sweep.output)
     kept = cache.find(wanted.identity, model) if wanted.plan is not None else None
     return kept or Baseline(portable(model), f"not trained, the first ones of seed {sweep.seed}")
 

@@ -10,8 +10,8 @@ from autoprune.domain.objective import Objective
 from autoprune.domain.profile import Profile
 from autoprune.domain.space import Group, PruningSpec, SearchSpace
 from autoprune.orchestration.baseline import late_fall
+from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.reports.console import short
-from autoprune.orchestration.session import Prepared
 from autoprune.pruning.separable import separable_macs
 from autoprune.tasks.protocol import Task, tensors_of
 
@@ -66,25 +66,27 @@ def _mobile(prepared: Prepared) -> Iterator[Doubt]:
             f"{inside / macs:.0%} of the MACs are in depthwise-separable convolutions, more than "
             f"{SEPARABLE:.0%}: they have little to spare, and kernels are bound by memory there; "
             "expect less speed than MACs promise, and consider a smaller version of the same "
-            "network, or 8 bits (meter=onnxruntime_int8)",
+            "network, or 8 bits (meter=onnxruntime 'precisions=[fp32,int8]')",
         )
 
 
 def _little_data(prepared: Prepared) -> Iterator[Doubt]:
     samples, classes = _counted(prepared.request.task)
     params = prepared.metrics["params"]
-    remedy = "fine-tuning will fit these few and not heal; add data, prune less, or distill"
+    remedy = (
+        "fine-tuning will fit these few and not heal; add data, prune less, or distill "
+        "(recovery=distill)"
+    )
     if samples and samples < PER_PARAMETER * params:
         yield Doubt(
             "little data",
             f"{samples} samples in train for {short(params)} parameters, fewer than one for every "
-            f"{1 / PER_PARAMETER:,.0f}: {remedy} (recovery=distill)",
+            f"{1 / PER_PARAMETER:,.0f}: {remedy}",
         )
     elif classes and samples < PER_CLASS * classes:
         yield Doubt(
             "little data",
-            f"{samples / classes:.0f} samples a class in train, fewer than {PER_CLASS}: {remedy} "
-            "(recovery=distill)",
+            f"{samples / classes:.0f} samples a class in train, fewer than {PER_CLASS}: {remedy}",
         )
 
 

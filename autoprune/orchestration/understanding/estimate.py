@@ -1,18 +1,19 @@
 """What equal pruning ratios would give: size exactly, speed and quality with honest intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autoprune.domain.expectation import Expectation, expected_after
 from autoprune.domain.latency import Prediction
 from autoprune.domain.objective import Direction, Objective
-from autoprune.domain.space import PruningSpec, SearchSpace
+from autoprune.domain.space import FP32, PruningSpec, SearchSpace
 from autoprune.domain.trial import Measurement, Speedup
 from autoprune.measurement.cost import costs
 from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.orchestration.baseline import EpochReport
+from autoprune.orchestration.preparation import Prepared, prepare
 from autoprune.orchestration.profiling import (
     PointReport,
     Profiled,
@@ -21,10 +22,8 @@ from autoprune.orchestration.profiling import (
 )
 from autoprune.orchestration.record import last_told
 from autoprune.orchestration.request import SweepRequest, conditions_now
-from autoprune.orchestration.session import Prepared, prepare
 from autoprune.orchestration.understanding.doubts import Doubt, network_doubts, ratio_doubts
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.criteria import Scoring
 from autoprune.pruning.healing import Healing
 from autoprune.pruning.surgery import prune
 
@@ -34,7 +33,7 @@ NEAR = (0.6, 1.4)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What pruning the share `ratio` of every group gives.
+    """What pruning the share `ratio` of every group gives, in fp32.
 
     `costs` are those of the network that was cut, so exact. `speedup` is predicted. `before` are
     the task's metrics on val after the cut was mended and before it is trained, `after` what
@@ -90,7 +89,7 @@ def estimate(
     space, main = prepared.plan.space, prepared.goal.main
     near = [w for ratio in request.ratios for w in neighbours(space, ratio, request.checks)]
     profiled = profile_network(prepared, checks=0, further=near, report=on_point)
-    specs = [space.uniform(1.0 - ratio) for ratio in request.ratios]
+    specs = [replace(space.uniform(1.0 - ratio), precision=FP32) for ratio in request.ratios]
     speedups = profiled.speedups([spec.widths for spec in specs])
     recovered = list(_recovered(prepared))
     rows = []
@@ -147,13 +146,7 @@ def _cut(prepared: Prepared, spec: PruningSpec) -> tuple[dict[str, float], dict[
         example,
         spec,
         criterion=context.criteria[spec.criterion],
-        scoring=Scoring(
-            context.task,
-            seed=seed,
-            batches=context.limits.importance_batches,
-            step_guard=context.step_guard,
-            device=context.device,
-        ),
+        scoring=context.scoring(seed),
         dependencies=context.dependencies,
     )
     with context.step_guard():
@@ -172,7 +165,9 @@ def _cut(prepared: Prepared, spec: PruningSpec) -> tuple[dict[str, float], dict[
 
 
 def _recovered(prepared: Prepared) -> Iterator[tuple[float, float]]:
-    """What trials of sweeps of the same network, healed as here, were worth before and after."""
+    """What trials of sweeps of the same network, in fp32 and healed as here, were worth before and
+    after.
+    """
     main = prepared.goal.main
     own = prepared.request.conditions["recoveries"]
     recovery = next(iter(prepared.request.recoveries))
@@ -180,13 +175,12 @@ def _recovered(prepared: Prepared) -> Iterator[tuple[float, float]]:
         if conditions_now(record.header["conditions"]).get("recoveries") != own:
             continue
         for observation in last_told(record.events).values():
-            outcome = observation.outcome
-            ended = isinstance(outcome, Measurement) and outcome.complete
-            if not ended or observation.rung is not None:
+            outcome, spec = observation.outcome, observation.trial.spec
+            if not isinstance(outcome, Measurement) or not outcome.complete:
                 continue
-            assert isinstance(outcome, Measurement)
+            ended = observation.rung is None
             known = outcome.metrics.keys() >= {main.metric, f"proxy_{main.metric}"}
-            if known and observation.trial.spec.recovery == recovery:
+            if ended and known and (spec.recovery, spec.precision) == (recovery, FP32):
                 yield outcome.metrics[f"proxy_{main.metric}"], outcome.metrics[main.metric]
 
 

@@ -11,6 +11,7 @@ from autoprune.domain.space import Axis, Group
 from autoprune.evaluation import portable
 from autoprune.orchestration.baseline import EpochReport
 from autoprune.orchestration.planning import Plan, make_plan, rehearse_goal
+from autoprune.orchestration.preparation import Prepared, at_hand, prepare
 from autoprune.orchestration.profiling import (
     PROFILES,
     PointReport,
@@ -18,7 +19,6 @@ from autoprune.orchestration.profiling import (
     profile_network,
 )
 from autoprune.orchestration.request import SweepRequest
-from autoprune.orchestration.session import Prepared, at_hand, prepare
 from autoprune.pruning.anatomy import Part, Role, multiplies, params_in, parts_of, unit_names
 from autoprune.pruning.checks import Refused
 from autoprune.pruning.coupling import Coupling
@@ -86,11 +86,11 @@ def explain_network(
     plan = make_plan(request) if prepared is None else prepared.plan
     model, example = portable(request.model), request.task.example()
     main = rehearse_goal(request.goal, request.task, request.meter).main
-    places = _places(model, example)
+    places, shares = _places(model, example), _time_shares(profile)
     return ExplainedNetwork(
         name=request.name,
         groups=tuple(
-            _explained(coupling, plan, model, profile, places)
+            _explained(coupling, plan, model, profile, shares, places)
             for coupling in plan.dependencies.couplings
         ),
         refused=plan.dependencies.refused,
@@ -119,6 +119,7 @@ def _explained(
     plan: Plan,
     model: nn.Module,
     profile: Profile | None,
+    shares: Mapping[str, float],
     places: "_Places",
 ) -> ExplainedGroup:
     group, couplings = coupling.group, plan.dependencies.couplings
@@ -130,14 +131,22 @@ def _explained(
         units=unit_names(coupling, couplings),
         axis=next((a for a in plan.space.axes if a.group.name == group.name), None),
         params=params_in(coupling, model),
-        time_share=_time_share(profile, group) if profile and points else None,
+        time_share=shares.get(group.name),
         alone=min(points, key=lambda p: abs(p.widths[group.name] - wanted), default=None),
     )
 
 
-def _time_share(profile: Profile, group: Group) -> float:
+def _time_shares(profile: Profile | None) -> dict[str, float]:
+    """The part of the network's time that goes with each group, of those that were profiled."""
+    if profile is None or not profile.points:
+        return {}
     model = profile.model
-    return 1.0 - model.share({group.name: 0}) / model.share({})
+    whole = model.share({})
+    return {
+        group.name: 1.0 - model.share({group.name: 0}) / whole
+        for group in profile.groups
+        if profile.of(group.name)
+    }
 
 
 @dataclass(frozen=True, slots=True)
