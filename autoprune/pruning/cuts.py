@@ -94,8 +94,10 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def width(layer: nn.Module, side: Side) -> int:
     """The units on one side of a layer (one of `LAYERS`), or the heads of an attention."""
-    heads = head_count(layer) if side == "heads" else None
-    if heads is not None:
+    if side == "heads":
+        heads = head_count(layer)
+        if heads is None:
+            raise AutopruneError(f"{type(layer).__name__} has no heads to cut")
         return heads
     if is_conv1d(layer):
         return layer.nx if side == "in" else layer.nf
