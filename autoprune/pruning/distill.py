@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.hooks import RemovableHandle
 
-from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.objective import Metric
 from autoprune.pruning.cuts import LAYERS, Cut, width
 from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task, tensors_of
@@ -47,11 +47,7 @@ class Distillation:
             "temperature": (0 < self.temperature < math.inf, "a positive number"),
             "hints": (0 <= self.hints < math.inf, "0 or more"),
         }
-        faults = [
-            f"{name} is {getattr(self, name)}; choose {remedy}"
-            for name, (holds, remedy) in rules.items()
-            if not holds
-        ]
+        faults = broken_rules(self, rules)
         if bool(self.hints) != bool(self.hint_layers):
             faults.append(
                 f"hints is {self.hints:g} and hint_layers is {list(self.hint_layers)}; give both, "

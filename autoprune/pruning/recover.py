@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.domain.errors import AutopruneError, FaultsError, unknown
+from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules, unknown
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.isolation import derive, mode, own_rng
@@ -60,11 +60,7 @@ class FitPlan:
                 "a positive number",
             ),
         }
-        faults += [
-            f"{name} is {getattr(self, name)}; choose {remedy}"
-            for name, (holds, remedy) in rules.items()
-            if not holds
-        ]
+        faults += broken_rules(self, rules)
         if faults:
             raise FaultsError(faults)
 
