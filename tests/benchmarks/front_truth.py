@@ -40,7 +40,8 @@ from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.view import view_of
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import trace
-from autoprune.pruning.recover import FitPlan, fit, recalibrate
+from autoprune.pruning.recalibrate import recalibrate
+from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.surgery import prune
 from autoprune.tasks import Classification, Task
 from tests.benchmarks.measurement import demo_network, mean_s

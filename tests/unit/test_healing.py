@@ -23,8 +23,9 @@ from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.distill import Distillation
 from autoprune.pruning.healing import Healing, Recovery
+from autoprune.pruning.recalibrate import recalibrate
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
-from autoprune.pruning.recover import FitPlan, recalibrate
+from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.surgery import prune
 from tests.pruning_tasks import Blobs, small_net
 from tests.tiny import one_thread, request

@@ -11,7 +11,8 @@ from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.objective import Metric
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.recover import FitPlan, FitState, fit, recalibrate
+from autoprune.pruning.recalibrate import recalibrate
+from autoprune.pruning.recover import FitPlan, FitState, fit
 from tests.pruning_tasks import Blobs, small_net
 
 TASK = Blobs()
