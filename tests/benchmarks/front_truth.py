@@ -29,7 +29,8 @@ from torch import nn
 
 from autoprune.cli import main as autoprune
 from autoprune.data import digits
-from autoprune.domain.space import Bounds, PruningSpec, SearchSpace, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Measurement
 from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate

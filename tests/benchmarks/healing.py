@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from scipy import stats
 
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.session import load_baseline
 from autoprune.pruning.accuracy import evaluate

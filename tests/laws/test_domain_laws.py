@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint, Direction, Goal, Objective
 from autoprune.domain.pareto import ParetoFront
-from autoprune.domain.space import Axis, Bounds, Group, PruningSpec, SearchSpace, build_space
+from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Trial, trial_seed
 from tests import strategies
 

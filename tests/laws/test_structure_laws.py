@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.pruning.bypass import Bypass
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.cuts import width

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.measurement.runtimes.onnx import OnnxRuntime
 from autoprune.pruning.bypass import Nothing, Reading
 from autoprune.pruning.criteria import Scoring, criterion_of, score

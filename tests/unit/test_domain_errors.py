@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.objective import (
     Constraint,
@@ -16,14 +17,7 @@ from autoprune.domain.objective import (
     Objective,
     build_goal,
 )
-from autoprune.domain.space import (
-    Axis,
-    Bounds,
-    Group,
-    PruningSpec,
-    SearchSpace,
-    build_space,
-)
+from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
 from autoprune.domain.trial import Cause, Measurement, Speedup, TrialError
 
 GROUP = Group("conv", "channels", 64, step=8)
