@@ -92,6 +92,12 @@ def is_depthwise(layer: nn.Module) -> bool:
     )
 
 
+def has_inputs(layer: nn.Module) -> bool:
+    """Whether a layer's inputs are others than its outputs: a weight lies between them."""
+    between = isinstance(layer, (_ConvNd, nn.Linear)) or is_conv1d(layer)
+    return between and not is_depthwise(layer)
+
+
 def width(layer: nn.Module, side: Side) -> int:
     """The units on one side of a layer (one of `LAYERS`), or the heads of an attention."""
     if side == "heads":

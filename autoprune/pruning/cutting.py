@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from autoprune.domain.errors import AutopruneError
 from autoprune.pruning.attention import PROJECTIONS, narrow, without_heads
 from autoprune.pruning.bypass import Bypass, Nothing, Reading
-from autoprune.pruning.cuts import Cut, Side, groups_of, is_depthwise, is_row, width
+from autoprune.pruning.cuts import Cut, Side, groups_of, has_inputs, is_depthwise, is_row, width
 from autoprune.pruning.foreign import Conv1D, is_conv1d
 from autoprune.tasks.protocol import device_of
 
@@ -46,7 +46,7 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
             raise AutopruneError(f"layer {cut.layer!r} is cut twice on its {cut.side} side")
     for name, sides in by_layer.items():
         layer = modules[name]
-        if "in" in sides and not _reads(layer):
+        if "in" in sides and not has_inputs(layer):
             raise AutopruneError(
                 f"the cut of {name!r} is of inputs, and a {type(layer).__name__} has none besides "
                 "its outputs; cut those"
@@ -54,11 +54,6 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
         kept = {side: cut.kept(width(layer, side)) for side, cut in sides.items()}
         _cut_layer(layer, kept.get("in"), kept.get("out"), done=done)
     _cut_modules(model, whole)
-
-
-def _reads(layer: nn.Module) -> bool:
-    """Whether the inputs of a layer are others than its outputs."""
-    return is_conv1d(layer) or (isinstance(layer, (_ConvNd, nn.Linear)) and not is_depthwise(layer))
 
 
 def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
