@@ -27,8 +27,7 @@ from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.rounds import Choosing, Rounds, rewind
 from autoprune.pruning.schedule import SHAPES, Schedule
 from autoprune.pruning.surgery import Pruned, prune
-from tests.pruning_tasks import Blobs
-from tests.random_networks import BATCH, EXAMPLE, nets
+from tests.random_networks import BATCH, EXAMPLE, Images, nets
 from tests.tiny import one_thread
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -180,16 +179,6 @@ def test_cutting_nothing_changes_nothing(net: nn.Module, data: st.DataObject) ->
     history = some_cuts(data, whole)
     assert facts(restrict(whole, ())) == facts(whole)
     assert compose(history, ()) == compose((), history) == history
-
-
-class Images(Blobs):
-    """The blobs as images of three channels that the random networks take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.x = torch.randn(48, *EXAMPLE.shape[1:], generator=generator)
-        self.y = self.y % 3
 
 
 TASK = Images()

@@ -12,7 +12,7 @@ from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.surgery import prune
 from tests.criteria_tasks import Noise
-from tests.pruning_tasks import Blobs, small_net
+from tests.pruning_tasks import Blobs, OwnFit, small_net
 from tests.unit.test_blocks import TOKENS, WIDTH, layers
 from tests.unit.test_concat import inception
 
@@ -191,11 +191,6 @@ class Regression(Blobs):
 class Inside(Blobs):
     def loss(self, model, batch):
         return F.cross_entropy(model[7](model[:7](batch[0])), batch[1])
-
-
-class OwnFit(Blobs):
-    def fit(self, model, *, epochs, seed):
-        yield from [0.0] * epochs
 
 
 def test_tasks_that_no_teacher_can_help():

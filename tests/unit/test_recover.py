@@ -14,16 +14,12 @@ from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recalibrate import recalibrate
 from autoprune.pruning.recover import FitPlan, FitState, fit
 from tests.pruning_tasks import Blobs, small_net
+from tests.tiny import one_thread
 
 TASK = Blobs()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 class Guard:

@@ -40,7 +40,7 @@ from autoprune.pruning.sparsity.shrink import Shrinking, check_method
 from autoprune.pruning.sparsity.training import train_sparsely
 from autoprune.settings.compose import completed, compose_config, plain
 from autoprune.settings.parts import recoveries_of
-from tests.pruning_tasks import Blobs, small_net
+from tests.pruning_tasks import Blobs, OwnFit, small_net
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -414,13 +414,6 @@ def test_a_trial_without_a_prediction_says_so(tmp_path: Path) -> None:
     ready = prepare(request(tmp_path, recoveries=timed, profile=True))
     found = run_trial(trial_of(ready, "group_lasso"), ready.context).outcome
     assert "sparsity.budget is latency, which a profile predicts" in str(found)
-
-
-class OwnFit(Blobs):
-    """A task that trains by itself."""
-
-    def fit(self, model: nn.Module, *, epochs: int, seed: int) -> Any:
-        yield from [0.0] * epochs
 
 
 def test_what_cannot_be_trained_so_is_refused_before_anything_is(tmp_path: Path) -> None:
