@@ -15,7 +15,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.trial import Measurement, Observation, Stage, Trial
+from autoprune.domain.trial import Measurement, Observation, Stage, Trial, TrialError
 from autoprune.evaluation import Progress, run_trial
 from autoprune.orchestration.artifacts import load, read_snapshot
 from autoprune.orchestration.folders import trial_folder
@@ -35,7 +35,7 @@ from autoprune.pruning.recover import FitPlan, FitState, fit
 from autoprune.pruning.sparsity.blocks import pieces_of, silent_units
 from autoprune.pruning.sparsity.cost import MacCost
 from autoprune.pruning.sparsity.groups import Longest
-from autoprune.pruning.sparsity.plan import Sparsity
+from autoprune.pruning.sparsity.plan import METHODS, Sparsity
 from autoprune.pruning.sparsity.shrink import Shrinking, check_method
 from autoprune.pruning.sparsity.training import train_sparsely
 from autoprune.settings.compose import completed, compose_config, plain
@@ -176,6 +176,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(overlap: boo
     shrinking = shrinking_of(again, plan)
     list(train_sparsely(again, TASK, five, shrinking, seed=0, resume=state))
     assert all(torch.equal(whole.state_dict()[n], t) for n, t in again.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_grow_without_end_are_told_by_the_loss(method: str) -> None:
+    net, wild = small_net(), FitPlan(epochs=2, lr=1e38, warmup_epochs=0)
+    task = Blobs(samples=16)  # one step an epoch
+    shrinking = shrinking_of(net, replace(QUICK, method=method))
+    with pytest.raises(TrialError, match=r"the training loss became .*; lower the learning rate"):
+        list(train_sparsely(net, task, wild, shrinking, seed=0))
 
 
 def test_the_state_of_another_training_is_refused() -> None:
