@@ -6,6 +6,7 @@ Axis legend: d = dimensions of the encoded space (one an axis, then one a choice
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -143,8 +144,14 @@ class PruningSpec:
         recovery: str = "finetune",
         precision: str = FP32,
     ) -> Self:
-        """Build a spec from kept units by group name, in any order."""
-        return cls(tuple(sorted(widths.items())), criterion, recovery, precision)
+        """Build a spec from kept units by group name, in any order; numpy's integers will do."""
+        try:
+            kept = {name: operator.index(width) for name, width in widths.items()}
+        except TypeError as error:
+            raise AutopruneError(
+                f"a spec keeps whole numbers of units, got {dict(widths)}; round them"
+            ) from error
+        return cls(tuple(sorted(kept.items())), criterion, recovery, precision)
 
     @cached_property
     def widths(self) -> dict[str, int]:

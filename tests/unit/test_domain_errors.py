@@ -57,6 +57,10 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         "no multiple of its step 8 lies in 9..15 of 64 units; widen the bounds or lower the step",
     ),
     "spec pairs": (lambda: PruningSpec(None), "a spec keeps pairs of a group and its units"),
+    "spec units": (
+        lambda: PruningSpec.of({"a": 2.0}),  # type: ignore[dict-item]
+        "a spec keeps whole numbers of units, got {'a': 2.0}; round them",
+    ),
     "spec order": (
         lambda: PruningSpec((("b", 1), ("a", 1))),
         "names each group once, in sorted order, got ['b', 'a']; use PruningSpec.of",
