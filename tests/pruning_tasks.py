@@ -1,6 +1,6 @@
 """A small classification task for the tests of pruning: four blobs in an image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,6 +48,18 @@ class OwnFit(Blobs):
     def fit(self, model: nn.Module, *, epochs: int, seed: int) -> Iterator[float]:
         del model, seed
         yield from [0.0] * epochs
+
+
+class Unsized(Blobs):
+    """A task whose passes have no length."""
+
+    def batches(self, split: str, *, seed: int | None = None) -> Iterator[Any]:  # type: ignore[override]
+        return iter(super().batches(split, seed=seed))
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def small_net(*, dropout: float = 0.2, seed: int = 0) -> nn.Sequential:

@@ -27,7 +27,7 @@ from autoprune.pruning.recalibrate import recalibrate
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.surgery import prune
-from tests.pruning_tasks import Blobs, OwnFit, small_net
+from tests.pruning_tasks import Blobs, OwnFit, same, small_net
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -65,10 +65,6 @@ def networks_of(trial: Trial, prepared: Prepared) -> dict[Stage, dict[str, torch
     outcome = run_trial(trial, prepared.context, report=keep).outcome
     assert isinstance(outcome, Measurement), outcome
     return found
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 @pytest.mark.parametrize(

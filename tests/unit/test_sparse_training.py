@@ -40,7 +40,7 @@ from autoprune.pruning.sparsity.shrink import Shrinking, check_method
 from autoprune.pruning.sparsity.training import train_sparsely
 from autoprune.settings.compose import completed, compose_config, plain
 from autoprune.settings.parts import recoveries_of
-from tests.pruning_tasks import Blobs, OwnFit, small_net
+from tests.pruning_tasks import Blobs, OwnFit, Unsized, same, small_net
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -175,7 +175,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(overlap: boo
     again.load_state_dict(weights)
     shrinking = shrinking_of(again, plan)
     list(train_sparsely(again, TASK, five, shrinking, seed=0, resume=state))
-    assert all(torch.equal(whole.state_dict()[n], t) for n, t in again.state_dict().items())
+    assert same(whole.state_dict(), again.state_dict())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -193,10 +193,6 @@ def test_the_state_of_another_training_is_refused() -> None:
 
 
 def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
-    class Stream(Blobs):
-        def batches(self, split: str, *, seed: int | None = None) -> Any:
-            return iter(super().batches(split, seed=seed))
-
     spans = []
 
     class Hook:
@@ -212,7 +208,7 @@ def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
         def restore(self, state: Mapping[str, Any]) -> None:
             del state
 
-    list(fit(small_net(), Stream(), FitPlan(epochs=2), seed=0, hook=Hook()))
+    list(fit(small_net(), Unsized(), FitPlan(epochs=2), seed=0, hook=Hook()))
     assert spans == [1.0, 0.0, 0.0, -1.0] * 2
     spans.clear()
     list(fit(small_net(), TASK, FitPlan(epochs=1), seed=0, hook=Hook()))
@@ -275,10 +271,6 @@ def heard_of(trial: Trial, prepared: Prepared) -> tuple[list[Progress], Observat
 def weights_of(progress: Progress) -> dict[str, torch.Tensor]:
     assert progress.snapshot is not None
     return {name: tensor.clone() for name, tensor in progress.snapshot.state_dict.items()}
-
-
-def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 def test_a_trial_measures_first_then_trains_then_cuts(prepared: Prepared) -> None:
