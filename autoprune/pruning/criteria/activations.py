@@ -195,11 +195,12 @@ def _inputs_heard(model: nn.Module, hear: Hear) -> Iterator[None]:
         if not has_inputs(layer):
             continue
 
-        def listen(layer: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            if args[0].untyped_storage().data_ptr() not in outer:
-                hear(name, rows_of(args[0].detach(), input_axis(layer)))
+        def listen(layer: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            given = first_input(args, kwargs)
+            if given.untyped_storage().data_ptr() not in outer:
+                hear(name, rows_of(given.detach(), input_axis(layer)))
 
-        hooks.append(layer.register_forward_pre_hook(listen))
+        hooks.append(layer.register_forward_pre_hook(listen, with_kwargs=True))
     try:
         yield
     finally:
