@@ -8,9 +8,9 @@ from typing import Unpack
 from rich.console import Console
 from torch import nn
 
+from autoprune.domain.bounds import Bounds
 from autoprune.domain.errors import AutopruneError, unknown
 from autoprune.domain.ladder import Ladder
-from autoprune.domain.space import Bounds
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.quiet import QuietNode
 from autoprune.measurement.runtimes import Runtime, TorchRuntime

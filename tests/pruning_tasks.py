@@ -1,6 +1,6 @@
 """A small classification task for the tests of pruning: four blobs in an image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,26 @@ class Blobs:
 
     def example(self) -> torch.Tensor:
         return self.x[:1]
+
+
+class OwnFit(Blobs):
+    """A task that trains by itself."""
+
+    def fit(self, model: nn.Module, *, epochs: int, seed: int) -> Iterator[float]:
+        del model, seed
+        yield from [0.0] * epochs
+
+
+class Unsized(Blobs):
+    """A task whose passes have no length."""
+
+    def batches(self, split: str, *, seed: int | None = None) -> Iterator[Any]:  # type: ignore[override]
+        return iter(super().batches(split, seed=seed))
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def small_net(*, dropout: float = 0.2, seed: int = 0) -> nn.Sequential:

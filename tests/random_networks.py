@@ -5,7 +5,21 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-SIDE = 5
+from tests.pruning_tasks import Blobs
+
+SIDE, EMBEDDING = 5, 8
+
+
+def drawn(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+EXAMPLE, BATCH = drawn(1, 3, SIDE, SIDE, seed=0), drawn(4, 3, SIDE, SIDE, seed=1)
+"""Images that the random networks take."""
+
+TOKENS, TOKENS_BATCH = drawn(1, 5, 4, seed=0), drawn(4, 5, 4, seed=1)
+"""Sequences that the random transformers take."""
+
 BLOCKS = (
     "plain",
     "residual",
@@ -25,8 +39,10 @@ class Block(nn.Module):
         self.kind = kind
         wide = 8
         self.conv1 = nn.Conv2d(channels, wide, 3, padding=1, bias=kind == "nobn")
-        self.norm1: nn.Module = nn.GroupNorm(2, wide) if kind == "groupnorm" else nn.BatchNorm2d(8)
-        if kind == "nobn":
+        self.norm1: nn.Module = nn.BatchNorm2d(wide)
+        if kind == "groupnorm":
+            self.norm1 = nn.GroupNorm(2, wide)
+        elif kind == "nobn":
             self.norm1 = nn.Identity()
         if kind == "depthwise":
             self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
@@ -101,8 +117,18 @@ nets = st.builds(
     st.booleans(),
     st.integers(0, 10_000),
 )
+
+
+class Images(Blobs):
+    """The blobs as images of three channels that the random networks take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = drawn(48, *EXAMPLE.shape[1:], seed=3)
+        self.y = self.y % 3
+
+
 TOKEN_BLOCKS = ("attention", "narrow", "encoder", "mlp", "plain")
-EMBEDDING = 8
 
 
 class TokenBlock(nn.Module):
@@ -111,7 +137,7 @@ class TokenBlock(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind, self.num_heads = kind, 4
-        self.norm = nn.LayerNorm(EMBEDDING)
+        self.norm = nn.Identity() if kind == "encoder" else nn.LayerNorm(EMBEDDING)
         if kind == "attention":
             self.inner: nn.Module = nn.MultiheadAttention(EMBEDDING, 2, batch_first=True)
         elif kind == "narrow":
@@ -164,7 +190,15 @@ token_nets = st.builds(
     st.lists(st.sampled_from(TOKEN_BLOCKS), min_size=1, max_size=3),
     st.integers(0, 10_000),
 )
-TOKENS = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
-TOKENS_BATCH = torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(1))
-EXAMPLE = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-BATCH = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+either = nets | token_nets
+
+
+def example_of(net: nn.Module) -> torch.Tensor:
+    """An input of batch size 1 for one of `either`."""
+    return TOKENS if isinstance(net, TokenNet) else EXAMPLE
+
+
+def batch_of(net: nn.Module) -> torch.Tensor:
+    """A batch of inputs for one of `either`, in the precision of its weights."""
+    batch = TOKENS_BATCH if isinstance(net, TokenNet) else BATCH
+    return batch.to(next(net.parameters()).dtype)

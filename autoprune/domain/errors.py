@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 E = TypeVar("E", bound=BaseException)
@@ -21,6 +21,17 @@ class FaultsError(AutopruneError):
 
     def __reduce__(self) -> tuple[type, tuple[list[str]]]:
         return (type(self), (list(self.faults),))
+
+
+def broken_rules(record: object, rules: Mapping[str, tuple[bool, str]]) -> list[str]:
+    """A fault for every field of a record whose rule does not hold; `rules` say of each field
+    whether it does, and what to choose instead.
+    """
+    return [
+        f"{name} is {getattr(record, name)}; choose {remedy}"
+        for name, (holds, remedy) in rules.items()
+        if not holds
+    ]
 
 
 def first_line(error: BaseException, most: int = 300) -> str:

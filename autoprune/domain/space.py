@@ -3,12 +3,12 @@
 Axis legend: d = dimensions of the encoded space (one an axis, then one a choice).
 """
 
-import fnmatch
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Self
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError
 
 KINDS: dict[str, str] = {
     "channels": "outputs of a convolution, with all that is coupled to them",
@@ -33,7 +33,6 @@ USUAL_KINDS = ("channels", "neurons", "heads")
 
 ALIGNED = ("channels", "neurons")
 """The kinds whose widths hardware likes in multiples."""
-
 
 UNEVEN_KINDS = ("blocks", "branches", "connections")
 """The kinds of which a unit may own more of a layer than another."""
@@ -145,8 +144,14 @@ class PruningSpec:
         recovery: str = "finetune",
         precision: str = FP32,
     ) -> Self:
-        """Build a spec from kept units by group name, in any order."""
-        return cls(tuple(sorted(widths.items())), criterion, recovery, precision)
+        """Build a spec from kept units by group name, in any order; numpy's integers will do."""
+        try:
+            kept = {name: operator.index(width) for name, width in widths.items()}
+        except TypeError as error:
+            raise AutopruneError(
+                f"a spec keeps whole numbers of units, got {dict(widths)}; round them"
+            ) from error
+        return cls(tuple(sorted(kept.items())), criterion, recovery, precision)
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -236,15 +241,8 @@ class SearchSpace:
 
     def encode(self, spec: PruningSpec) -> NDArray[np.float64]:
         """The spec as a point of [0, 1]^d. Raises AutopruneError where it is not of this space."""
-        self.check(spec)
-        values: list[Any] = [spec.widths[axis.group.name] for axis in self.axes]
-        values += [getattr(spec, name) for name, of in self.choices.items() if len(of) > 1]
-        return np.array(
-            [
-                options.index(value) / (len(options) - 1) if len(options) > 1 else 0.0
-                for options, value in zip(self.options, values, strict=True)
-            ]
-        )
+        scale = [max(len(options) - 1, 1) for options in self.options]
+        return np.array(self.indices(spec)) / scale
 
     def decode(self, x: Sequence[float] | NDArray[np.float64]) -> PruningSpec:
         """The spec nearest to a point of R^d; coordinates outside [0, 1] are clipped."""
@@ -269,9 +267,11 @@ class SearchSpace:
         return PruningSpec.of(widths, **chosen)
 
     def indices(self, spec: PruningSpec) -> tuple[int, ...]:
-        """The inverse of `at`."""
-        scale = [max(len(options) - 1, 1) for options in self.options]
-        return tuple(round(x * n) for x, n in zip(self.encode(spec), scale, strict=True))
+        """The inverse of `at`. Raises AutopruneError for a spec that is not of this space."""
+        self.check(spec)
+        values: list[Any] = [spec.widths[axis.group.name] for axis in self.axes]
+        values += [getattr(spec, name) for name, of in self.choices.items() if len(of) > 1]
+        return tuple(o.index(value) for o, value in zip(self.options, values, strict=True))
 
     def sample(self, rng: np.random.Generator) -> PruningSpec:
         """A spec drawn uniformly over the legal values of every dimension."""
@@ -330,90 +330,3 @@ class SearchSpace:
         for name, choice in self.choices.items():
             if getattr(spec, name) not in choice:
                 raise AutopruneError(f"{name} {getattr(spec, name)!r} is not one of {choice}")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How far the groups matching `pattern` (shell wildcards) may shrink, as kept ratios."""
-
-    pattern: str = "*"
-    min_kept: float = 0.1
-    max_kept: float = 1.0
-    step: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.min_kept <= self.max_kept <= 1.0:
-            raise AutopruneError(
-                f"bounds of {self.pattern!r}: min_kept {self.min_kept} and max_kept "
-                f"{self.max_kept}; choose 0 < min_kept <= max_kept <= 1"
-            )
-        if self.step is not None and self.step < 1:
-            raise AutopruneError(f"bounds of {self.pattern!r}: step {self.step}; choose 1 or more")
-
-
-def of_kinds(groups: Iterable[Group], kinds: Sequence[str]) -> tuple[Group, ...]:
-    """The groups of some kinds.
-
-    Raises AutopruneError for a kind that there is not, and where no group is left.
-    """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown("kind of group", kind, KINDS)
-    groups = tuple(groups)
-    found = tuple(group for group in groups if group.kind in kinds)
-    if not found:
-        there = sorted({group.kind for group in groups})
-        raise AutopruneError(
-            f"space.kinds is {list(kinds)}, and the network's groups are {there}; choose some of "
-            "those"
-        )
-    return found
-
-
-def build_space(
-    groups: Iterable[Group],
-    default: Bounds,
-    *,
-    overrides: Sequence[Bounds] = (),
-    exclude: Sequence[str] = (),
-    criteria: Sequence[str] = ("l1",),
-    recoveries: Sequence[str] = ("finetune",),
-) -> SearchSpace:
-    """The space over `groups`, less those whose name matches a pattern of `exclude`.
-
-    A group takes the last bounds of `overrides` whose pattern matches its name, otherwise
-    `default`. A step in the bounds is combined with the group's own (least common multiple).
-    Raises AutopruneError for a pattern that matches no group, and for bounds between which a
-    group has no legal width. The step of `default` is for channels and neurons, which hardware
-    may like in multiples; heads and blocks have one where `overrides` give it.
-    """
-    groups = tuple(groups)
-    names = [group.name for group in groups]
-    for pattern in [*exclude, *(bounds.pattern for bounds in overrides)]:
-        if not fnmatch.filter(names, pattern):
-            raise AutopruneError(f"pattern {pattern!r} matches no group; the groups are {names}")
-    axes = []
-    for group in groups:
-        if any(fnmatch.fnmatchcase(group.name, pattern) for pattern in exclude):
-            continue
-        matching = [b for b in overrides if fnmatch.fnmatchcase(group.name, b.pattern)]
-        usual = default.step if group.kind in ALIGNED else None
-        bounds = matching[-1] if matching else replace(default, step=usual)
-        axes.append(_axis(group, bounds, usual))
-    if not axes:
-        raise AutopruneError(f"space.exclude {list(exclude)} leaves no group of {names} to prune")
-    return SearchSpace(tuple(axes), criteria=tuple(criteria), recoveries=tuple(recoveries))
-
-
-def _axis(group: Group, bounds: Bounds, default_step: int | None) -> Axis:
-    step = math.lcm(group.step, bounds.step or default_step or 1)
-    stepped = Group(group.name, group.kind, group.size, step, group.layers)
-    high = math.floor(bounds.max_kept * group.size + 1e-9)
-    low = max(1, math.ceil(bounds.min_kept * group.size - 1e-9))
-    if low > high:
-        raise AutopruneError(
-            f"group {group.name!r}: no whole number of its {group.size} units lies between "
-            f"min_kept {bounds.min_kept} and max_kept {bounds.max_kept}; widen the bounds for it "
-            "or name it in space.exclude"
-        )
-    return Axis(stepped, low=low, high=high)

@@ -9,10 +9,11 @@ from typing import get_args
 import torch
 from torch import nn
 
+from autoprune.domain.bounds import build_space, of_kinds
 from autoprune.domain.errors import AutopruneError, first_line
 from autoprune.domain.objective import SIZE_METRICS, Goal, build_goal
 from autoprune.domain.protocols import Searcher, WarmsUp
-from autoprune.domain.space import INT8, SearchSpace, build_space, of_kinds
+from autoprune.domain.space import INT8, SearchSpace
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import SpeedMeter

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from autoprune.domain.bounds import Bounds
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import FP32, USUAL_KINDS, Bounds
+from autoprune.domain.space import FP32, USUAL_KINDS
 from autoprune.evaluation import TrialContext, TrialLimits
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.measurement.quiet import Gate, NoGate

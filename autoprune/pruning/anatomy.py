@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from autoprune.domain.space import ALIGNED
 from autoprune.pruning.attention import PROJECTIONS
 from autoprune.pruning.coupling import Coupling, Member
-from autoprune.pruning.cuts import Cut, is_depthwise, width
+from autoprune.pruning.cuts import Cut, has_inputs, is_depthwise, width
 from autoprune.pruning.foreign import is_conv1d
 
 WHOLE = ("block", "branch")
@@ -121,7 +121,7 @@ def _owned(
         yield from (("all", parameter, 1.0) for parameter in modules[member.layer].parameters())
     elif member.side not in (UNPLACED, COUNTED):
         layer = modules[member.layer]
-        inner = member.side == "in" and multiplies(layer) and not is_depthwise(layer)
+        inner = member.side == "in" and has_inputs(layer)
         share = count / width(layer, member.side)
         for name, parameter in layer.named_parameters(recurse=False):
             if not inner or name == "weight":

@@ -31,16 +31,18 @@ class Nothing(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.is_linear = isinstance(layer, nn.Linear)
+        self.is_last = isinstance(layer, (nn.Linear, nn.LayerNorm))
         self.slides: tuple[tuple[int, int], ...] = ()
         if isinstance(layer, _ConvNd):
             self.slides = tuple(_slide(layer, axis) for axis in range(len(layer.kernel_size)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs [B, C, ...] to [B, 0, ...], for a linear layer [..., C] to [..., 0]."""
-        if self.is_linear:
+        """Inputs [B, C, ...] to [B, 0, ...], for a linear layer or a layer norm [..., C] to
+        [..., 0].
+        """
+        if self.is_last:
             return x[..., :0]
-        if not self.slides:  # a norm keeps the shape
+        if not self.slides:  # any other norm keeps the shape
             return x[:, :0]
         sides = x.shape[2:]
         left = [
@@ -116,8 +118,7 @@ def stacks_of(model: nn.Module, inputs: Inputs) -> list[Stack]:
     calls = _listen(model, inputs, [name for row in rows for name in row])
     found: list[Stack] = []
     for row in rows:
-        inside = any(name.startswith(f"{b}.") for s in found for b in s.blocks for name in row[:1])
-        if not inside:
+        if not any(row[0].startswith(f"{block}.") for stack in found for block in stack.blocks):
             found += _stacks_in_row(model, row, calls)
     return found
 
@@ -181,10 +182,10 @@ def _can_be_bypassed(block: nn.Module, calls: Sequence[_Call]) -> bool:
         return False
     if given.shape != output.shape or not given.is_floating_point():
         return False
-    return _adds(block, calls[0], given)
+    return _adds(block, calls[0])
 
 
-def _adds(block: nn.Module, call: _Call, given: torch.Tensor) -> bool:
+def _adds(block: nn.Module, call: _Call) -> bool:
     """Whether the block's output depends on its input when its weights and biases are zero."""
     silent = copy.deepcopy(block).eval()
     with torch.no_grad(), own_rng(0, device_of(block)):
@@ -192,7 +193,7 @@ def _adds(block: nn.Module, call: _Call, given: torch.Tensor) -> bool:
             if parameter.dim() > 1 or name.endswith("bias"):
                 parameter.zero_()
         said = []
-        for changed in (given, torch.rand_like(given) + given):
+        for changed in (call.taken, torch.rand_like(call.taken) + call.taken):
             args = (changed, *call.args[1:]) if call.args else ()
             kwargs = call.kwargs
             if not call.args:

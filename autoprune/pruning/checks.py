@@ -46,9 +46,8 @@ def sort_relations(
     claimed: dict[tuple[str, str, int], set[int]] = defaultdict(set)
     owners = _owners(modules)
     for relation in relations:
-        fault = next(
-            filter(None, (check(relation, modules) for check in _CHECKS)), None
-        ) or _tie_fault(relation, modules, owners)
+        found = (check(relation, modules) for check in _CHECKS)
+        fault = next(filter(None, found), None) or _tie_fault(relation, modules, owners)
         cell = _cells(relation, modules)
         if fault is None and cell is None:
             fault = "a grouped convolution or a group norm allows no even removal from its blocks"
@@ -78,11 +77,11 @@ def _coupling(relation: Relation, modules: dict[str, nn.Module], cell: Indices) 
     return Coupling(group, tuple(relation.members), cell, pinned=relation.pinned)
 
 
-def _output_fault(relation: Relation, _modules: dict[str, nn.Module]) -> str | None:
+def _output_fault(relation: Relation, modules: dict[str, nn.Module]) -> str | None:
     if relation.kind == "blocks":
         return None
     if relation.is_output or not any(
-        m.side == "in" or is_depthwise(_modules[m.layer])
+        m.side == "in" or is_depthwise(modules[m.layer])
         for m in relation.members
         if m.side in ("in", "out")
     ):

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from autoprune.domain.space import ALIGNED
 from autoprune.pruning.checks import Relation
 from autoprune.pruning.coupling import Coupling, Member
-from autoprune.pruning.cuts import groups_of, is_depthwise, width
+from autoprune.pruning.cuts import groups_of, has_inputs, width
 
 Modules = Mapping[str, nn.Module]
 Parts = Mapping[str, Member]
@@ -23,7 +24,7 @@ Parts = Mapping[str, Member]
 
 def joined(couplings: Sequence[Coupling], modules: Modules, order: Sequence[str]) -> list[Relation]:
     """Relations of branches, and of connections where the parts are not read by all alike."""
-    known = {c.group.name: c for c in couplings if c.group.kind in ("channels", "neurons")}
+    known = {c.group.name: c for c in couplings if c.group.kind in ALIGNED}
     inputs = {name: parts for name, parts in _inputs(known, modules).items() if len(parts) > 1}
     branches = list(_branches(known, modules, inputs))
     in_branches = {m.layer for relation in branches for m in relation.members if m.side == "in"}
@@ -36,14 +37,12 @@ def _inputs(known: Mapping[str, Coupling], modules: Modules) -> dict[str, dict[s
     found: dict[str, dict[str, Member]] = defaultdict(dict)
     for name, coupling in known.items():
         for member in coupling.members:
-            if member.side == "in" and _reads(modules[member.layer]):
+            if member.side != "in":
+                continue
+            layer = modules[member.layer]
+            if has_inputs(layer) and groups_of(layer) == 1:
                 found[member.layer][name] = member
     return found
-
-
-def _reads(layer: nn.Module) -> bool:
-    plain = isinstance(layer, (_ConvNd, nn.Linear)) and not is_depthwise(layer)
-    return plain and groups_of(layer) == 1
 
 
 def _is_whole(layer: nn.Module, parts: Parts) -> bool:

@@ -92,10 +92,18 @@ def is_depthwise(layer: nn.Module) -> bool:
     )
 
 
+def has_inputs(layer: nn.Module) -> bool:
+    """Whether a layer's inputs are others than its outputs: a weight lies between them."""
+    between = isinstance(layer, (_ConvNd, nn.Linear)) or is_conv1d(layer)
+    return between and not is_depthwise(layer)
+
+
 def width(layer: nn.Module, side: Side) -> int:
     """The units on one side of a layer (one of `LAYERS`), or the heads of an attention."""
-    heads = head_count(layer) if side == "heads" else None
-    if heads is not None:
+    if side == "heads":
+        heads = head_count(layer)
+        if heads is None:
+            raise AutopruneError(f"{type(layer).__name__} has no heads to cut")
         return heads
     if is_conv1d(layer):
         return layer.nx if side == "in" else layer.nf

@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from autoprune.domain.errors import AutopruneError
 from autoprune.pruning.attention import PROJECTIONS, narrow, without_heads
 from autoprune.pruning.bypass import Bypass, Nothing, Reading
-from autoprune.pruning.cuts import Cut, Side, groups_of, is_depthwise, is_row, width
+from autoprune.pruning.cuts import Cut, Side, groups_of, has_inputs, is_depthwise, is_row, width
 from autoprune.pruning.foreign import Conv1D, is_conv1d
 from autoprune.tasks.protocol import device_of
 
@@ -46,13 +46,21 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
             raise AutopruneError(f"layer {cut.layer!r} is cut twice on its {cut.side} side")
     for name, sides in by_layer.items():
         layer = modules[name]
+        if "in" in sides and not has_inputs(layer):
+            raise AutopruneError(
+                f"the cut of {name!r} is of inputs, and a {type(layer).__name__} has none besides "
+                "its outputs; cut those"
+            )
         kept = {side: cut.kept(width(layer, side)) for side, cut in sides.items()}
         _cut_layer(layer, kept.get("in"), kept.get("out"), done=done)
     _cut_modules(model, whole)
 
 
 def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
-    """What is cut of whole modules, once their layers are: the names of those may be gone then."""
+    """What is cut of whole modules, once their layers are, from the inside out: what is inside of
+    one that goes has no name any more.
+    """
+    cuts = sorted(cuts, key=lambda cut: -cut.layer.count("."))
     for cut in cuts:
         module = model.get_submodule(cut.layer)
         if cut.side == "heads" and not isinstance(module, nn.MultiheadAttention):
@@ -65,8 +73,7 @@ def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
             _replace_module(model, cut.layer, Reading(layer, kept.to(device_of(layer))))
         elif cut.side == "branch":
             _replace_module(model, cut.layer, Nothing(model.get_submodule(cut.layer)))
-    for cut in cuts:
-        if cut.side == "block":
+        elif cut.side == "block":
             _replace_module(model, cut.layer, Bypass())
 
 
@@ -108,7 +115,7 @@ def _silence_projection(modules: Mapping[str, nn.Module], cut: Cut) -> None:
 
 
 def _find(table: dict[str, Any], cut: Cut) -> Any:
-    if cut.layer not in table:
+    if not cut.layer or cut.layer not in table:
         raise AutopruneError(f"the network has no layer {cut.layer!r}, which the cut names")
     return table[cut.layer]
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.hooks import RemovableHandle
 
-from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.objective import Metric
 from autoprune.pruning.cuts import LAYERS, Cut, width
 from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task, tensors_of
@@ -32,7 +33,7 @@ class Distillation:
     Network, 2015), and `hints` times the mean squared difference of the features of `hint_layers`
     (patterns of names), as a share of the teacher's mean square. A cut layer is held against those
     of the teacher's units that it kept, so that hints need no layer of their own to learn (unlike
-    Romero et al., FitNets, ICLR 2015).
+    Romero et al., FitNets, ICLR 2015); one that the cut took whole gives none.
     """
 
     weight: float = 0.7
@@ -46,11 +47,7 @@ class Distillation:
             "temperature": (0 < self.temperature < math.inf, "a positive number"),
             "hints": (0 <= self.hints < math.inf, "0 or more"),
         }
-        faults = [
-            f"{name} is {getattr(self, name)}; choose {remedy}"
-            for name, (holds, remedy) in rules.items()
-            if not holds
-        ]
+        faults = broken_rules(self, rules)
         if bool(self.hints) != bool(self.hint_layers):
             faults.append(
                 f"hints is {self.hints:g} and hint_layers is {list(self.hint_layers)}; give both, "
@@ -124,8 +121,8 @@ class Distilled:
         loss = (1 - plan.weight) * loss + plan.weight * torch.stack(terms).mean()
         if names:
             gaps = [
-                _gap(of_student, of_teacher, self._kept[name])
-                for name in names
+                _gap(of_student, _of_kept(of_teacher, self.teacher.get_submodule(name), kept))
+                for name, kept in self._kept.items()
                 for of_student, of_teacher in zip(felt[name], known[name], strict=True)
             ]
             loss = loss + plan.hints * torch.stack(gaps).mean()
@@ -190,11 +187,18 @@ def _scores(output: Any) -> tuple[torch.Tensor, int]:
     )
 
 
-def _gap(student: Any, teacher: Any, kept: torch.Tensor | None) -> torch.Tensor:
+def _of_kept(features: torch.Tensor, layer: nn.Module, kept: torch.Tensor | None) -> torch.Tensor:
+    """What a layer put out of the units `kept`; None for all of them."""
+    if kept is None:
+        return features
+    # a layer norm of the network's own may be over channels that come first
+    is_last = isinstance(layer, (nn.Linear, nn.LayerNorm, nn.Embedding))
+    axis = -1 if is_last and features.shape[-1] == width(layer, "out") else 1
+    return features.index_select(axis, kept.to(features.device))
+
+
+def _gap(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """How far features are from the teacher's, as a share of the teacher's mean square."""
-    if kept is not None:
-        axis = 1 if teacher.dim() == 2 or teacher.dim() >= 4 else teacher.dim() - 1
-        teacher = teacher.index_select(axis, kept.to(teacher.device))
     square = teacher.float().square().mean().clamp_min(torch.finfo(torch.float32).tiny)
     gap: torch.Tensor = functional.mse_loss(student.float(), teacher.float()) / square
     return gap
@@ -204,15 +208,23 @@ def _hinted(
     teacher: nn.Module, patterns: Sequence[str], cuts: Sequence[Cut]
 ) -> dict[str, torch.Tensor | None]:
     """The layers that give hints, and which of the teacher's units the student's are."""
-    layers = {name: m for name, m in teacher.named_modules() if name and isinstance(m, LAYERS)}
+    layers = {
+        name: module
+        for name, module in teacher.named_modules()
+        # nn.MultiheadAttention (torch 2.8) reads its out_proj, of that class, and never calls it
+        if name and isinstance(module, LAYERS)
+        if not isinstance(module, NonDynamicallyQuantizableLinear)
+    }
     for pattern in patterns:
         if not fnmatch.filter(layers, pattern):
             raise AutopruneError(
                 f"hint_layers: {pattern!r} matches no layer; the layers are {', '.join(layers)}"
             )
+    gone = tuple(f"{cut.layer}." for cut in cuts if cut.side in ("block", "branch"))
     removed = {cut.layer: cut for cut in cuts if cut.side == "out"}
     return {
         name: removed[name].kept(width(layer, "out")) if name in removed else None
         for name, layer in layers.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        if not f"{name}.".startswith(gone)
     }

@@ -3,6 +3,7 @@
 Axis legend: o = outputs of a layer, n = its inputs (channels times kernel), r = the rank.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,7 @@ class Factor:
 def factorable(model: nn.Module) -> dict[str, Layer]:
     """The layers that may be factored, by name."""
     named = [(n, m) for n, m in model.named_modules(remove_duplicate=False) if n]
-    holders: dict[int, int] = {}
-    for _, module in named:
-        for parameter in module.parameters(recurse=False):
-            holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    holders = Counter(id(p) for _, module in named for p in module.parameters(recurse=False))
     return {
         name: module
         for name, module in named

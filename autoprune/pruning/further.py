@@ -55,11 +55,10 @@ def _removed(cuts: Iterable[Cut]) -> Removed:
 
 
 def _restricted(coupling: Coupling, removed: Removed) -> Coupling:
-    uneven = coupling.group.kind in UNEVEN_KINDS
     gone = [removed.get(_side_of(member, coupling), _NOTHING) for member in coupling.members]
     stays = np.ones(coupling.group.size, bool)
-    for member, missing in zip(coupling.members, gone, strict=True):
-        if not uneven:
+    if coupling.group.kind not in UNEVEN_KINDS:
+        for member, missing in zip(coupling.members, gone, strict=True):
             stays[member.unit[np.isin(member.index, missing)]] = False
     number = np.cumsum(stays) - 1
     members = []

@@ -305,7 +305,10 @@ def _relation(graph: Any, root: nn.Module, name: str, free: list[int]) -> Relati
 def _prove(
     couplings: list[Coupling], model: nn.Module, inputs: Inputs
 ) -> tuple[list[Coupling], list[Refused]]:
-    """Couplings that may be cut together, all at once first and one by one where that fails."""
+    """Couplings that may be cut together, all at once first and one by one where that fails.
+
+    Where those that may be cut alone may not be together, the uneven kinds go first.
+    """
     if not couplings:
         return [], []
     try:
@@ -317,10 +320,8 @@ def _prove(
     faults = {c.group.name: verifier.fault([c]) for c in couplings}
     proved = [c for c in couplings if faults[c.group.name] is None]
     refused = [Refused(name, fault) for name, fault in faults.items() if fault is not None]
-    for some in (proved, [c for c in proved if c.group.kind not in UNEVEN_KINDS]):
-        together = verifier.fault(some) if some else None
-        if together is None:
-            return some, refused
-        left = [c for c in some if c.group.kind in UNEVEN_KINDS] or some
-        refused += [Refused(c.group.name, f"together with others: {together}") for c in left]
-    return [], refused
+    while proved and (together := verifier.fault(proved)) is not None:
+        going = [c for c in proved if c.group.kind in UNEVEN_KINDS] or proved
+        refused += [Refused(c.group.name, f"together with others: {together}") for c in going]
+        proved = [c for c in proved if c not in going]
+    return proved, refused

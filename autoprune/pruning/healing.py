@@ -12,8 +12,9 @@ from autoprune.domain.errors import FaultsError
 from autoprune.domain.protocols import StepGuard
 from autoprune.pruning.cuts import Cut
 from autoprune.pruning.distill import Distillation, Distilled
+from autoprune.pruning.recalibrate import recalibrate
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
-from autoprune.pruning.recover import Epoch, FitPlan, FitState, fit, recalibrate
+from autoprune.pruning.recover import Epoch, FitPlan, FitState, fit
 from autoprune.pruning.schedule import ONE_SHOT, Schedule
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.tasks.protocol import Task, device_of

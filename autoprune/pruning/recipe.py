@@ -271,8 +271,10 @@ def _check_config(config: Mapping[str, Any]) -> None:
             nodes += [(key, v, depth + 1) for v in value]
         elif isinstance(value, (int, float)):
             limit = MAX_ARGUMENT if target.startswith(OWN_TARGETS) else sys.float_info.max
-            if not math.isfinite(value) or abs(value) > limit:
-                raise AutopruneError(f"recipe: argument {key!r} is {value}; it is {limit} at most")
+            if not abs(value) <= limit:  # NaN is not, and integers may be too big for a float
+                raise AutopruneError(
+                    f"recipe: argument {key!r} is {str(value)[:80]}; it is {limit} at most"
+                )
         elif not isinstance(value, (str, type(None))):
             raise AutopruneError(
                 f"recipe: argument {key!r} of {target} is a {type(value).__name__}; "

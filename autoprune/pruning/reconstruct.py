@@ -4,6 +4,7 @@ Axis legend: n = positions that are looked at, c = inputs of a layer (channels t
 outputs.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoprune.domain.errors import AutopruneError, FaultsError
+from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.protocols import StepGuard
 from autoprune.pruning.cuts import Cut, width
 from autoprune.pruning.isolation import derive, mode, own_rng
@@ -41,11 +42,7 @@ class Reconstruction:
             "positions": (self.positions >= 1, "1 or more"),
             "ridge": (0 < self.ridge < float("inf"), "a positive number"),
         }
-        faults = [
-            f"{name} is {getattr(self, name)}; choose {remedy}"
-            for name, (holds, remedy) in rules.items()
-            if not holds
-        ]
+        faults = broken_rules(self, rules)
         if faults:
             raise FaultsError(faults)
 
@@ -64,12 +61,13 @@ def reconstruct(
     does in `model`; the names of the layers that were fitted, in the order of the forward pass.
 
     `cuts` led from `model` to `pruned`, both on one device. Layer by layer, each behind those
-    fitted before: weights W and bias minimise ``|Y - X W - b|^2 + ridge |W - W0|^2`` with the
-    inputs X [n, c] that the layer now gets, the outputs Y [n, o] that it had, and the weights W0
-    that the cut left (He, Zhang and Sun, Channel Pruning for Accelerating Very Deep Neural
-    Networks, ICCV 2017; Luo, Wu and Lin, ThiNet, ICCV 2017; AMC does the same). Linear layers and
-    convolutions in one and two dimensions with zeros around them and one group are fitted, except
-    where two modules share a weight; all others stay as the cut left them.
+    fitted before: weights W and bias b minimise ``|Y - X W - b|^2 + ridge (|W - W0|^2 +
+    |b - b0|^2)`` with the inputs X [n, c] that the layer now gets, the outputs Y [n, o] that it
+    had, and the weights W0 and bias b0 that the cut left (He, Zhang and Sun, Channel Pruning for
+    Accelerating Very Deep Neural Networks, ICCV 2017; Luo, Wu and Lin, ThiNet, ICCV 2017; AMC does
+    the same). Linear layers and convolutions in one and two dimensions with zeros around them and
+    one group are fitted, except where two modules share a weight; all others stay as the cut left
+    them.
 
     Raises AutopruneError where the train split has no batch.
     """
@@ -137,10 +135,7 @@ class _Fit:
 
 def _readers(pruned: nn.Module, cuts: Sequence[Cut]) -> list[str]:
     """The layers to fit: their inputs were cut, and nobody else holds their weight."""
-    owners: dict[int, int] = {}
-    for module in pruned.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    owners = Counter(id(p) for m in pruned.modules() for p in m.parameters(recurse=False))
     names = dict.fromkeys(cut.layer for cut in cuts if cut.side == "in")
     modules = dict(pruned.named_modules())
     return [

@@ -1,15 +1,14 @@
 """How much of a network's work is in depthwise-separable convolutions, as on mobile phones."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.cuts import is_depthwise
-from autoprune.pruning.isolation import outputs_of
-from autoprune.tasks.protocol import Inputs, every_module
+from autoprune.pruning.macs import layer_macs
+from autoprune.tasks.protocol import Inputs
 
 
 def separable_macs(model: nn.Module, example: Inputs, couplings: Iterable[Coupling]) -> float:
@@ -23,20 +22,8 @@ def separable_macs(model: nn.Module, example: Inputs, couplings: Iterable[Coupli
         depthwise = {name for name in layers if is_depthwise(modules[name])}
         if depthwise:
             wanted |= depthwise | {name for name in layers if _is_pointwise(modules[name])}
-    found: list[int] = []
-
-    def count(layer: nn.Module, _given: Any, output: Any) -> None:
-        assert isinstance(layer, _ConvNd)
-        found.append(output.numel() * layer.weight[0].numel())
-
-    hooks = [modules[name].register_forward_hook(count) for name in wanted]
-    try:
-        with every_module():
-            outputs_of(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return float(sum(found))
+    macs = layer_macs(model, example)
+    return float(sum(macs[name] for name in wanted & macs.keys()))
 
 
 def _is_pointwise(layer: nn.Module) -> bool:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from autoprune.domain.bounds import Bounds
 from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import PRECISIONS, Bounds
+from autoprune.domain.space import PRECISIONS
 from autoprune.evaluation import TrialLimits
 from autoprune.measurement.runtimes.protocol import Runtime, precisions_of
 from autoprune.orchestration.request import GoalRequest, SpaceRequest

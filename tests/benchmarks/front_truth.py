@@ -29,7 +29,8 @@ from torch import nn
 
 from autoprune.cli import main as autoprune
 from autoprune.data import digits
-from autoprune.domain.space import Bounds, PruningSpec, SearchSpace, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec, SearchSpace
 from autoprune.domain.trial import Measurement
 from autoprune.measurement.meter import MeterSettings, PairedMeter
 from autoprune.measurement.quiet import NoGate
@@ -40,7 +41,8 @@ from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.view import view_of
 from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.graph import trace
-from autoprune.pruning.recover import FitPlan, fit, recalibrate
+from autoprune.pruning.recalibrate import recalibrate
+from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.surgery import prune
 from autoprune.tasks import Classification, Task
 from tests.benchmarks.measurement import demo_network, mean_s

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from autoprune.domain.space import Bounds, build_space, of_kinds
+from autoprune.domain.bounds import Bounds, build_space, of_kinds
 from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.orchestration.comparison.compare import NoMeter

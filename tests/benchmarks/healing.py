@@ -24,7 +24,8 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.orchestration.preparation import load_baseline
 from autoprune.orchestration.request import SweepRequest
 from autoprune.pruning.accuracy import evaluate

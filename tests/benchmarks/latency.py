@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.latency import LatencyModel, Timing
 from autoprune.domain.profile import profile_widths
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import Runtime

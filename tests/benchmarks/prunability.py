@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError, first_line
-from autoprune.domain.space import KINDS, Bounds, PruningSpec, build_space
+from autoprune.domain.space import KINDS, PruningSpec
 from autoprune.measurement.cost import costs
 from autoprune.measurement.difference import relative_difference
 from autoprune.measurement.runtimes.onnx import OnnxRuntime

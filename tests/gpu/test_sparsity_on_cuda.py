@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.domain.space import Bounds
+from autoprune.domain.bounds import Bounds
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.difference import arrays_of, relative_difference
 from autoprune.measurement.runtimes import TorchRuntime

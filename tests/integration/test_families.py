@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from autoprune.domain.space import Bounds, build_space
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.pruning.graph import trace
 from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.recipe import Recipe, rebuild

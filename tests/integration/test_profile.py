@@ -7,9 +7,9 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from autoprune.cli import main
+from autoprune.domain.bounds import Bounds
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint
-from autoprune.domain.space import Bounds
 from autoprune.orchestration.folders import PROFILE_FILE
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.preparation import prepare

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Constraint, Direction, Goal, Objective
 from autoprune.domain.pareto import ParetoFront
-from autoprune.domain.space import Axis, Bounds, Group, PruningSpec, SearchSpace, build_space
+from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
 from autoprune.domain.trial import Failure, Measurement, Observation, Trial, trial_seed
 from tests import strategies
 
@@ -212,6 +213,7 @@ def test_observation_round_trips(observation: Observation) -> None:
 def test_numpy_numbers_become_plain() -> None:
     measured = Measurement({"accuracy": np.float32(0.5)}, seconds={"prune": np.float32(2.0)})
     trial = Trial(0, PruningSpec.of({"a": 1}), 0)
+    assert PruningSpec.of({"a": np.int64(1)}).digest == trial.spec.digest
     again = Observation.from_json(through_json(Observation(trial, measured).to_json()))
     assert again.outcome == Measurement({"accuracy": 0.5}, seconds={"prune": 2.0})
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.space import Bounds, build_space
 from autoprune.measurement.cost import costs
 from autoprune.orchestration.studies.candidates import Candidate, Workbench
 from autoprune.orchestration.studies.records import KINDS, Kind

@@ -133,11 +133,14 @@ def test_how_much_of_a_network_is_depthwise_separable() -> None:
     assert separable_macs(plain, IMAGE, trace(plain, IMAGE).couplings) == 0.0
 
 
-def test_multiplications_of_a_depthwise_and_its_pointwise_convolutions_are_counted_whole() -> None:
+@pytest.mark.parametrize("pointwise", [torch.nn.Conv2d(4, 6, 1), torch.nn.ConvTranspose2d(4, 6, 1)])
+def test_multiplications_of_a_depthwise_and_its_pointwise_convolutions_are_counted_whole(
+    pointwise: torch.nn.Module,
+) -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 1),
         torch.nn.Conv2d(4, 4, 3, padding=1, groups=4),
-        torch.nn.Conv2d(4, 6, 1),
+        pointwise,
         torch.nn.Flatten(),
         torch.nn.Linear(6 * 64, 2),
     )

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from autoprune.domain.bounds import Bounds, build_space, of_kinds
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.space import USUAL_KINDS, Bounds, Group, PruningSpec, build_space, of_kinds
+from autoprune.domain.space import USUAL_KINDS, Group, PruningSpec
 from autoprune.models import mobilenet, resnet, vgg, vit
 from autoprune.pruning.bypass import Bypass, Stack, stacks_of
 from autoprune.pruning.criteria import CRITERIA, Scoring, criterion_of, score

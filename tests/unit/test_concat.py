@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from autoprune.domain.space import Bounds, PruningSpec, build_space
+from autoprune.domain.bounds import Bounds, build_space
+from autoprune.domain.space import PruningSpec
 from autoprune.measurement.runtimes.onnx import OnnxRuntime
 from autoprune.pruning.bypass import Nothing, Reading
 from autoprune.pruning.criteria import Scoring, criterion_of, score
@@ -201,6 +202,27 @@ def test_criteria_tell_branches_and_connections_apart(name, make):
     for coupling in couplings:
         if coupling.group.kind in ("branches", "connections"):
             assert len(np.unique(found[coupling.group.name].numpy())) == coupling.group.size
+
+
+def test_branches_of_tokens_go_with_their_layer_norms():
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+            self.two = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.cat([self.one(x), self.two(x)], -1)).mean(1)
+
+    net, tokens = seeded(Joined), torch.randn(2, 4, 5)
+    pruned = prune(net, tokens[:1], PruningSpec.of({"one.0:branches": 1}))
+    gone = {cut.layer for cut in pruned.recipe.history if cut.side == "branch"}
+    ((start, stop),) = (r for c in pruned.recipe.history if c.side == "in" for r in c.removed)
+    assert gone in ({"one.0", "one.1"}, {"two.0", "two.1"})
+    with torch.no_grad():
+        net.head.weight[:, start:stop] = 0
+    torch.testing.assert_close(pruned.model(tokens), net(tokens))
 
 
 def test_a_transposed_convolution_keeps_its_branch():

@@ -390,6 +390,23 @@ def test_samples_that_cannot_be_told_apart_are_refused():
     assert score(net, found.couplings, criterion_of("taylor"), Scoring(data))
 
 
+def test_layers_may_be_called_by_keyword():
+    class Named(nn.Sequential):
+        def forward(self, x):
+            for layer in self:
+                x = layer(input=x)
+            return x
+
+    net, data = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), Noise((5,))
+    found = trace(net, data.example())
+    for name in ("activation", "apoz", "fisher", "hessian"):
+        one, two = (
+            score(model, found.couplings, criterion_of(name), Scoring(data))["0"]
+            for model in (net, Named(*net))
+        )
+        assert torch.equal(one, two)
+
+
 def test_samples_that_a_network_cuts_into_pieces_keep_together():
     """As windowed attention does: the pieces of a sample stand one after the other."""
 

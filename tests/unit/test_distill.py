@@ -11,7 +11,10 @@ from autoprune.domain.space import PruningSpec
 from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.surgery import prune
-from tests.pruning_tasks import Blobs, small_net
+from tests.criteria_tasks import Noise
+from tests.pruning_tasks import Blobs, OwnFit, small_net
+from tests.unit.test_blocks import TOKENS, WIDTH, layers
+from tests.unit.test_concat import inception
 
 TASK = Blobs()
 BATCH = TASK.batches("train")[0]
@@ -108,6 +111,60 @@ def test_hints_compare_the_units_that_are_left():
     assert math.isfinite(distilled.loss(pruned.model, BATCH).item())
 
 
+class LastAxis(nn.Module):
+    """Linear layers over the channels of images that come last, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(3, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(x.permute(0, 2, 3, 1)).relu()).mean((1, 2))
+
+
+def series() -> nn.Module:
+    layers = (nn.Conv1d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 6, 3, padding=1))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "layer", "shape"), [(LastAxis(), "inner", (3, 5, 5)), (series(), "0", (3, 7))]
+)
+def test_hints_compare_units_wherever_a_layer_puts_them(net, layer, shape):
+    task, net = Noise(shape), net.eval()
+    batch = task.batches("train")[0]
+    pruned = prune(net, task.example(), PruningSpec.of({layer: 3}))
+    plan = Distillation(weight=0.0, hints=1.0, hint_layers=(layer,))
+    distilled = Distilled(task, copy.deepcopy(net), plan, cuts=pruned.recipe.history)
+    told = task.loss(pruned.model, batch).item()
+    assert distilled.loss(pruned.model, batch).item() == pytest.approx(told)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "group", "hinted"),
+    [
+        (layers(), (TOKENS, WIDTH), "layers.0:blocks", "layers.*.inner"),
+        (inception(), (3, 9, 9), "2.one.0:branches", "2.*"),
+    ],
+)
+def test_layers_that_are_gone_give_no_hints(net, shape, group, hinted):
+    task = Noise(shape, classes=2)
+    batch = task.batches("train")[0]
+    pruned = prune(net, task.example(), PruningSpec.of({group: 2}))
+    plan = Distillation(weight=0.0, hints=1.0, hint_layers=(hinted,))
+    distilled = Distilled(task, copy.deepcopy(net), plan, cuts=pruned.recipe.history)
+    assert math.isfinite(distilled.loss(pruned.model, batch).item())
+    whole = Distilled(task, copy.deepcopy(net), plan)
+    assert whole.loss(net, batch).item() == pytest.approx(task.loss(net, batch).item())
+
+
+def test_an_attention_gives_no_hint_of_a_layer_that_it_never_calls():
+    net = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+    plan = Distillation(hints=1.0, hint_layers=("*out_proj",))
+    with pytest.raises(AutopruneError, match="matches no layer; the layers are linear1, linear2"):
+        Distilled(TASK, net, plan)
+
+
 def test_training_by_it_brings_the_student_to_its_teacher():
     teacher = small_net(dropout=0.0)
     list(fit(teacher, TASK, FitPlan(epochs=10), seed=0))
@@ -134,11 +191,6 @@ class Regression(Blobs):
 class Inside(Blobs):
     def loss(self, model, batch):
         return F.cross_entropy(model[7](model[:7](batch[0])), batch[1])
-
-
-class OwnFit(Blobs):
-    def fit(self, model, *, epochs, seed):
-        yield from [0.0] * epochs
 
 
 def test_tasks_that_no_teacher_can_help():

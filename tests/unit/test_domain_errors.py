@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError, FaultsError, unknown
 from autoprune.domain.objective import (
     Constraint,
@@ -16,14 +17,7 @@ from autoprune.domain.objective import (
     Objective,
     build_goal,
 )
-from autoprune.domain.space import (
-    Axis,
-    Bounds,
-    Group,
-    PruningSpec,
-    SearchSpace,
-    build_space,
-)
+from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
 from autoprune.domain.trial import Cause, Measurement, Speedup, TrialError
 
 GROUP = Group("conv", "channels", 64, step=8)
@@ -63,6 +57,10 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
         "no multiple of its step 8 lies in 9..15 of 64 units; widen the bounds or lower the step",
     ),
     "spec pairs": (lambda: PruningSpec(None), "a spec keeps pairs of a group and its units"),
+    "spec units": (
+        lambda: PruningSpec.of({"a": 2.0}),  # type: ignore[dict-item]
+        "a spec keeps whole numbers of units, got {'a': 2.0}; round them",
+    ),
     "spec order": (
         lambda: PruningSpec((("b", 1), ("a", 1))),
         "names each group once, in sorted order, got ['b', 'a']; use PruningSpec.of",

@@ -137,6 +137,21 @@ def test_a_hard_coded_reshape_is_refused():
     assert "does not run without some of its units" in refusals(found)["0.a"]
 
 
+def test_groups_that_cannot_go_together_are_each_refused_once():
+    def narrow(m, x):
+        a, b = F.relu(m.a(x)), F.relu(m.b(x))
+        if a.shape[1] + b.shape[1] < 6:
+            raise ValueError("too narrow")
+        return m.c(a) + m.d(b)
+
+    layers = {name: nn.Conv2d(3, 4, 1) for name in "ab"}
+    net = Call(narrow, **layers, c=nn.Conv2d(4, 2, 1), d=nn.Conv2d(4, 2, 1))
+    with pytest.raises(GraphError) as refused:
+        trace(net, IMAGE)
+    for name in "ab":
+        assert str(refused.value).count(f"{name}: together with others: the network does not") == 1
+
+
 def test_units_that_are_normalised_in_the_networks_own_code_are_refused():
     net = Call(
         lambda m, x: m.c(F.relu(m.b(F.normalize(m.a(x), dim=1)))),

@@ -23,10 +23,11 @@ from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.distill import Distillation
 from autoprune.pruning.healing import Healing, Recovery
+from autoprune.pruning.recalibrate import recalibrate
 from autoprune.pruning.reconstruct import Reconstruction, reconstruct
-from autoprune.pruning.recover import FitPlan, recalibrate
+from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.surgery import prune
-from tests.pruning_tasks import Blobs, small_net
+from tests.pruning_tasks import Blobs, OwnFit, same, small_net
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -64,10 +65,6 @@ def networks_of(trial: Trial, prepared: Prepared) -> dict[Stage, dict[str, torch
     outcome = run_trial(trial, prepared.context, report=keep).outcome
     assert isinstance(outcome, Measurement), outcome
     return found
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 @pytest.mark.parametrize(
@@ -184,13 +181,6 @@ def test_going_on_from_a_snapshot_equals_never_stopping(
     run_trial(trial, prepared.context, resume=resume, report=ends.append)
     assert ends[-1].snapshot is not None
     assert same(dict(ends[-1].snapshot.state_dict), whole)
-
-
-class OwnFit(Blobs):
-    """A task that trains by itself."""
-
-    def fit(self, model, *, epochs, seed):
-        yield from [0.0] * epochs
 
 
 def test_what_no_teacher_can_help_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

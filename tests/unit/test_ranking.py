@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.domain.bounds import Bounds, build_space
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Direction, Goal, Objective
 from autoprune.domain.ranking import Ranking
-from autoprune.domain.space import Axis, Bounds, Group, SearchSpace, build_space
+from autoprune.domain.space import Axis, Group, SearchSpace
 from autoprune.pruning.criteria import Scoring, criterion_of
 from autoprune.pruning.graph import trace
 from autoprune.pruning.ranking import rank

@@ -164,6 +164,9 @@ def config(**arguments) -> dict:
         ({"model": config(_args_=[1])}, "argument '_args_' of autoprune.models.mlp"),
         ({"model": config(width=10**9)}, "argument 'width' is 1000000000; it is 100000 at most"),
         ({"model": config(width=float("inf"))}, "argument 'width' is inf"),
+        ({"model": config(width=float("nan"))}, "argument 'width' is nan"),
+        ({"model": config(width=10**400)}, "argument 'width' is 1000"),
+        ({"model": {"_target_": "my.net", "seed": 10**400}}, "argument 'seed' is 1000"),
         ({"model": config(width=[0] * 20_000)}, "too deep or too many"),
     ],
 )

@@ -13,20 +13,10 @@ from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.reconstruct import Reconstruction, _rows, reconstruct
 from autoprune.pruning.surgery import prune
 from tests.pruning_tasks import Blobs, small_net
-from tests.random_networks import EXAMPLE, nets
+from tests.random_networks import EXAMPLE, Images, nets
 
 TASK = Blobs()
 PLAN = Reconstruction(batches=3, positions=4096, ridge=1e-8)
-
-
-class Images(Blobs):
-    """The blobs as images of three channels that the random networks take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.x = torch.randn(48, *EXAMPLE.shape[1:], generator=generator)
-        self.y = self.y % 3
 
 
 def halved(net: nn.Module, example: torch.Tensor):

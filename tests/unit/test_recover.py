@@ -11,18 +11,15 @@ from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.objective import Metric
 from autoprune.domain.trial import Cause, TrialError
 from autoprune.pruning.accuracy import evaluate
-from autoprune.pruning.recover import FitPlan, FitState, fit, recalibrate
-from tests.pruning_tasks import Blobs, small_net
+from autoprune.pruning.recalibrate import recalibrate
+from autoprune.pruning.recover import FitPlan, FitState, fit
+from tests.pruning_tasks import Blobs, Unsized, same, small_net
+from tests.tiny import one_thread
 
 TASK = Blobs()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 class Guard:
@@ -35,11 +32,6 @@ class Guard:
         self.entered, self.inside = self.entered + 1, True
         yield
         self.inside = False
-
-
-def same(one: nn.Module, two: nn.Module) -> bool:
-    states = one.state_dict(), two.state_dict()
-    return all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -68,7 +60,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(optimizer):
     assert [(e.number, e.loss, e.lr) for e in rest] == [
         (e.number, e.loss, e.lr) for e in expected[2:]
     ]
-    assert same(resumed, whole)
+    assert same(resumed.state_dict(), whole.state_dict())
 
 
 def test_the_seed_fixes_the_run_and_only_the_seed():
@@ -77,8 +69,9 @@ def test_the_seed_fixes_the_run_and_only_the_seed():
     for net, seed in zip(nets, (1, 1, 2), strict=True):
         torch.rand(seed)
         list(fit(net, TASK, plan, seed=seed))
-    assert same(nets[0], nets[1])
-    assert not same(nets[0], nets[2])
+    one, again, other = (net.state_dict() for net in nets)
+    assert same(one, again)
+    assert not same(one, other)
 
 
 def test_training_learns_and_leaves_modes_and_random_numbers_alone():
@@ -119,10 +112,6 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_a_pass_without_a_length_changes_the_rate_by_epochs():
-    class Unsized(Blobs):
-        def batches(self, split, *, seed=None):
-            return iter(super().batches(split, seed=seed))
-
     plan = FitPlan(epochs=3, lr=1e-3, warmup_epochs=1)
     stepped = [e.lr for e in fit(small_net(), TASK, plan, seed=0)]
     whole = [e.lr for e in fit(small_net(), Unsized(), plan, seed=0)]
@@ -179,7 +168,7 @@ def test_a_task_with_its_own_fit_trains_by_it():
         done = list(fit(net, OwnFit(), FitPlan(epochs=2), seed=1, step_guard=guard))
     assert [(e.number, e.loss, e.state) for e in done] == [(1, 1.0, None), (2, 1.0, None)]
     assert guard.entered == 4
-    assert same(*nets)
+    assert same(*(net.state_dict() for net in nets))
     state = FitState(1, 1, {}, {})
     with pytest.raises(AutopruneError, match="own fit cannot resume; train from the start"):
         next(fit(nets[0], OwnFit(), FitPlan(epochs=2), seed=1, resume=state))

@@ -32,7 +32,7 @@ from autoprune.pruning.recipe import rebuild
 from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.schedule import Schedule
-from tests.pruning_tasks import Blobs, small_net
+from tests.pruning_tasks import Blobs, same, small_net
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -89,10 +89,8 @@ def end_of(heard: Sequence[Progress]) -> Snapshot:
     return heard[-1].snapshot
 
 
-def same(one: Snapshot, other: Snapshot) -> bool:
-    a, b = one.state_dict, other.state_dict
-    alike = a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    return alike and one.recipe == other.recipe
+def alike(one: Snapshot, other: Snapshot) -> bool:
+    return same(one.state_dict, other.state_dict) and one.recipe == other.recipe
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_what_cannot_be_is_told_together() -> None:
 
 def test_one_round_is_one_shot_bit_for_bit(prepared: Prepared) -> None:
     ends = [end_of(run(trial_of(prepared, name), prepared)[1]) for name in ("finetune", "once")]
-    assert same(ends[0], replace(ends[1], recipe=ends[0].recipe))
+    assert alike(ends[0], replace(ends[1], recipe=ends[0].recipe))
     assert ends[0].recipe.history == ends[1].recipe.history
 
 
@@ -217,7 +215,7 @@ def test_going_on_from_a_snapshot_equals_never_stopping(
     assert last is not None
     assert last.epoch == epoch
     resumed, again = run(trial, prepared, last)
-    assert same(end_of(again), end_of(heard))
+    assert alike(end_of(again), end_of(heard))
     assert resumed.metrics["train_loss"] == whole.metrics["train_loss"]
     assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
     assert len(again) == 5 - epoch + 1
@@ -240,7 +238,7 @@ def test_a_trial_that_paused_ends_as_one_that_did_not(prepared: Prepared, tmp_pa
         params = costs(network, context.task.example())["params"]
         assert params == worth.outcome.metrics["params"], "it is judged as wide as it is measured"
     end = end_of(run(trial, replace(prepared, context=context), paused)[1])
-    assert same(end, end_of(heard))
+    assert alike(end, end_of(heard))
 
 
 def test_rungs_that_would_judge_a_wider_network_are_refused(tmp_path: Path) -> None:
@@ -267,13 +265,13 @@ def test_a_constraint_on_costs_ends_a_trial_before_any_round(prepared: Prepared)
 def test_early_weights_travel_with_what_trials_share(prepared: Prepared) -> None:
     trial = trial_of(prepared, "iterative_rewind")
     there = replace(prepared, context=cloudpickle.loads(cloudpickle.dumps(prepared.context)))
-    assert same(end_of(run(trial, there)[1]), end_of(run(trial, prepared)[1]))
+    assert alike(end_of(run(trial, there)[1]), end_of(run(trial, prepared)[1]))
 
 
 def test_rewinding_makes_another_network(prepared: Prepared) -> None:
     ends = [end_of(run(trial_of(prepared, name), prepared)[1]) for name in ("finetune", "rewind")]
     assert ends[0].recipe.history == ends[1].recipe.history
-    assert not same(replace(ends[0], recipe=ends[1].recipe), ends[1])
+    assert not alike(replace(ends[0], recipe=ends[1].recipe), ends[1])
 
 
 class OwnFit(Blobs):

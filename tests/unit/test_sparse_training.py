@@ -15,7 +15,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, FaultsError
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
-from autoprune.domain.trial import Measurement, Observation, Stage, Trial
+from autoprune.domain.trial import Measurement, Observation, Stage, Trial, TrialError
 from autoprune.evaluation import Progress, run_trial
 from autoprune.orchestration.artifacts import load, read_snapshot
 from autoprune.orchestration.folders import trial_folder
@@ -36,12 +36,12 @@ from autoprune.pruning.recover import FitPlan, FitState, fit
 from autoprune.pruning.sparsity.blocks import pieces_of, silent_units
 from autoprune.pruning.sparsity.cost import MacCost
 from autoprune.pruning.sparsity.groups import Longest
-from autoprune.pruning.sparsity.plan import Sparsity
+from autoprune.pruning.sparsity.plan import METHODS, Sparsity
 from autoprune.pruning.sparsity.shrink import Shrinking, check_method
 from autoprune.pruning.sparsity.training import train_sparsely
 from autoprune.settings.compose import completed, compose_config, plain
 from autoprune.settings.parts import recoveries_of
-from tests.pruning_tasks import Blobs, small_net
+from tests.pruning_tasks import Blobs, OwnFit, Unsized, same, small_net
 from tests.tiny import one_thread, request
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
@@ -176,7 +176,16 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(overlap: boo
     again.load_state_dict(weights)
     shrinking = shrinking_of(again, plan)
     list(train_sparsely(again, TASK, five, shrinking, seed=0, resume=state))
-    assert all(torch.equal(whole.state_dict()[n], t) for n, t in again.state_dict().items())
+    assert same(whole.state_dict(), again.state_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_grow_without_end_are_told_by_the_loss(method: str) -> None:
+    net, wild = small_net(), FitPlan(epochs=2, lr=1e38, warmup_epochs=0)
+    task = Blobs(samples=16)  # one step an epoch
+    shrinking = shrinking_of(net, replace(QUICK, method=method))
+    with pytest.raises(TrialError, match=r"the training loss became .*; lower the learning rate"):
+        list(train_sparsely(net, task, wild, shrinking, seed=0))
 
 
 def test_the_state_of_another_training_is_refused() -> None:
@@ -185,10 +194,6 @@ def test_the_state_of_another_training_is_refused() -> None:
 
 
 def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
-    class Stream(Blobs):
-        def batches(self, split: str, *, seed: int | None = None) -> Any:
-            return iter(super().batches(split, seed=seed))
-
     spans = []
 
     class Hook:
@@ -204,7 +209,7 @@ def test_a_split_without_a_length_moves_the_multiplier_once_an_epoch() -> None:
         def restore(self, state: Mapping[str, Any]) -> None:
             del state
 
-    list(fit(small_net(), Stream(), FitPlan(epochs=2), seed=0, hook=Hook()))
+    list(fit(small_net(), Unsized(), FitPlan(epochs=2), seed=0, hook=Hook()))
     assert spans == [1.0, 0.0, 0.0, -1.0] * 2
     spans.clear()
     list(fit(small_net(), TASK, FitPlan(epochs=1), seed=0, hook=Hook()))
@@ -267,10 +272,6 @@ def heard_of(trial: Trial, prepared: Prepared) -> tuple[list[Progress], Observat
 def weights_of(progress: Progress) -> dict[str, torch.Tensor]:
     assert progress.snapshot is not None
     return {name: tensor.clone() for name, tensor in progress.snapshot.state_dict.items()}
-
-
-def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 def test_a_trial_measures_first_then_trains_then_cuts(prepared: Prepared) -> None:
@@ -415,13 +416,6 @@ def test_a_trial_without_a_prediction_says_so(tmp_path: Path) -> None:
     ready = prepare(request(tmp_path, recoveries=timed, profile=True))
     found = run_trial(trial_of(ready, "group_lasso"), ready.context).outcome
     assert "sparsity.budget is latency, which a profile predicts" in str(found)
-
-
-class OwnFit(Blobs):
-    """A task that trains by itself."""
-
-    def fit(self, model: nn.Module, *, epochs: int, seed: int) -> Any:
-        yield from [0.0] * epochs
 
 
 def test_what_cannot_be_trained_so_is_refused_before_anything_is(tmp_path: Path) -> None:

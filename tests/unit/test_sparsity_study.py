@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.domain.bounds import Bounds
 from autoprune.domain.errors import AutopruneError
-from autoprune.domain.space import Bounds
 from autoprune.domain.trial import Speedup
 from autoprune.measurement.meter import PairedMeter
 from autoprune.measurement.runtimes import TorchRuntime

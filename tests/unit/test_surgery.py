@@ -7,6 +7,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.domain.trial import Cause, TrialError
+from autoprune.pruning.bypass import Bypass
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.cuts import Cut, width
 from autoprune.pruning.cutting import apply_cuts
@@ -109,11 +110,21 @@ def test_a_result_that_is_not_finite_is_refused():
         ([Cut("2", "out", ((0, 1),))], "ReLU cannot be cut; the layers that can: "),
         ([Cut("0", "out", ((0, 1),)), Cut("0", "out", ((2, 3),))], "'0' is cut twice on its out"),
         ([Cut("0.weight", "param", ((0, 1),), axis=7)], "is on axis 7 of 4"),
+        ([Cut("1", "in", ((0, 1),))], "'1' is of inputs, and a BatchNorm2d has none besides its"),
+        ([Cut("0", "heads", ((0, 1),))], "Conv2d has no heads to cut"),
+        ([Cut("", "block", ((0, 1),))], "the network has no layer '', which the cut names"),
     ],
 )
 def test_cuts_that_do_not_fit_are_refused(cuts, message):
     with pytest.raises(AutopruneError, match=message):
         apply_cuts(small_net(), cuts)
+
+
+def test_modules_inside_of_one_that_goes_may_be_cut_too():
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)))
+    cuts = [Cut(name, side, ((0, 1),)) for name, side in (("0", "block"), ("0.1", "branch"))]
+    apply_cuts(net, cuts)
+    assert isinstance(net[0], Bypass)
 
 
 def test_an_uneven_cut_of_a_grouped_layer_is_refused():

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from autoprune.domain.bounds import build_space, of_kinds
 from autoprune.domain.errors import AutopruneError, first_line
-from autoprune.domain.space import build_space, of_kinds
 from autoprune.domain.trial import TrialError
 from autoprune.evaluation import portable
 from autoprune.measurement.meter import PairedMeter

@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.pruning.bypass import first_input
-from autoprune.pruning.coupling import Coupling
+from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.criteria.protocol import Scores, Scoring, over_batches
 from autoprune.pruning.criteria.readers import READERS, blocks_of, input_axis, readers_of, rows_of
 from autoprune.pruning.criteria.weights import gather, or_l1
-from autoprune.pruning.cuts import is_depthwise
+from autoprune.pruning.cuts import has_inputs
 from autoprune.tasks.protocol import Task, tensors_of
 
 Hear = Callable[[str, torch.Tensor], None]
@@ -115,7 +115,8 @@ class Gate:
             )
         found = {}
         for coupling in couplings:
-            makers = [m for m in coupling.members if m.side == "out" and _makes(model, m.layer)]
+            made = [m for m in coupling.members if m.side == "out"]
+            makers = [m for m in made if has_inputs(model.get_submodule(m.layer))]
             gating = [m for m in makers if m.layer in heard.by_layer]
             if gating and len(gating) < len(makers):
                 means = [_mean_by_unit(coupling, m, heard.by_layer[m.layer]) for m in gating]
@@ -191,14 +192,15 @@ def _inputs_heard(model: nn.Module, hear: Hear) -> Iterator[None]:
 
     hooks = [model.register_forward_pre_hook(begin, with_kwargs=True)]
     for name, layer in model.named_modules():
-        if not isinstance(layer, READERS) or is_depthwise(layer):
+        if not has_inputs(layer):
             continue
 
-        def listen(layer: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            if args[0].untyped_storage().data_ptr() not in outer:
-                hear(name, rows_of(args[0].detach(), input_axis(layer)))
+        def listen(layer: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            given = first_input(args, kwargs)
+            if given.untyped_storage().data_ptr() not in outer:
+                hear(name, rows_of(given.detach(), input_axis(layer)))
 
-        hooks.append(layer.register_forward_pre_hook(listen))
+        hooks.append(layer.register_forward_pre_hook(listen, with_kwargs=True))
     try:
         yield
     finally:
@@ -287,13 +289,8 @@ def _by_block(
     return found
 
 
-def _mean_by_unit(coupling: Coupling, member: Any, values: torch.Tensor) -> torch.Tensor:
+def _mean_by_unit(coupling: Coupling, member: Member, values: torch.Tensor) -> torch.Tensor:
     """The mean over the inputs or outputs of a layer that belong to a unit: float64 [u]."""
     counts = np.bincount(member.unit, minlength=coupling.group.size)
     owned = torch.from_numpy(counts).clamp_min(1)
     return gather(member, values, coupling.group.size) / owned
-
-
-def _makes(model: nn.Module, layer: str) -> bool:
-    found = dict(model.named_modules()).get(layer)
-    return isinstance(found, READERS) and not is_depthwise(found)

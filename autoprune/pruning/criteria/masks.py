@@ -82,7 +82,7 @@ def masked(model: nn.Module, couplings: Sequence[Coupling], *, criterion: str) -
             slot = torch.full((width(layer, "in"),), coupling.group.size)
             slot[torch.from_numpy(member.index)] = torch.from_numpy(member.unit)
             hook = partial(_scale, masks, coupling, slot.to(first.device))
-            hooks.append(layer.register_forward_pre_hook(hook))
+            hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
         for unit, _, block in blocks_of(model, coupling):
             scale = partial(_scale_added, masks, coupling, unit)
             hooks.append(block.register_forward_hook(scale, with_kwargs=True))
@@ -94,15 +94,21 @@ def masked(model: nn.Module, couplings: Sequence[Coupling], *, criterion: str) -
 
 
 def _scale(
-    masks: Masks, coupling: Coupling, slot: torch.Tensor, layer: nn.Module, args: tuple[Any, ...]
-) -> tuple[Any, ...]:
+    masks: Masks,
+    coupling: Coupling,
+    slot: torch.Tensor,
+    layer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The reader's input [B, ...] times the masks of its units; `slot` says which, [w]."""
-    inputs, axis = args[0], input_axis(layer)
+    inputs, axis = first_input(args, kwargs), input_axis(layer)
     # the last slot is for inputs that are no units of this group
     factor = F.pad(_for_each_row(masks, coupling, inputs), (0, 1), value=1.0)[:, slot]
     shape = [len(inputs)] + [1] * (inputs.dim() - 1)
     shape[axis] = len(slot)
-    return (inputs * factor.reshape(shape).to(inputs.dtype), *args[1:])
+    scaled = inputs * factor.reshape(shape).to(inputs.dtype)
+    return ((scaled, *args[1:]), kwargs) if args else ((), kwargs | {next(iter(kwargs)): scaled})
 
 
 def _scale_added(

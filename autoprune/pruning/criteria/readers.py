@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.pruning.coupling import Coupling, Member
-from autoprune.pruning.cuts import is_depthwise
+from autoprune.pruning.cuts import has_inputs
 
 READERS = (_ConvNd, nn.Linear)
 
@@ -22,7 +22,7 @@ def readers_of(model: nn.Module, coupling: Coupling) -> list[tuple[Member, nn.Mo
     found: list[tuple[Member, nn.Module]] = []
     for member in coupling.members:
         layer = modules.get(member.layer)
-        if member.side == "in" and isinstance(layer, READERS) and not is_depthwise(layer):
+        if member.side == "in" and layer is not None and has_inputs(layer):
             found.append((member, layer))
     return found
 

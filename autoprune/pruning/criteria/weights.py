@@ -37,7 +37,6 @@ class Magnitude:
 
     def scores(self, model: nn.Module, couplings: Sequence[Coupling], scoring: Scoring) -> Scores:
         """See `Criterion`; `scoring` is not used."""
-        del scoring
         return {
             c.group.name: unit_sums(model, c, lambda w: w.detach().abs() ** self.power)
             for c in couplings
@@ -79,7 +78,6 @@ class GeometricMedian:
 
     def scores(self, model: nn.Module, couplings: Sequence[Coupling], scoring: Scoring) -> Scores:
         """See `Criterion`; `scoring` is not used."""
-        del scoring
         found = {}
         for coupling in couplings:
             filters = unit_weights(model, coupling)

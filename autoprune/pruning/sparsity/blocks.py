@@ -63,10 +63,8 @@ def pieces_of(model: nn.Module, coupling: Coupling, *, readers: bool) -> tuple[P
     units with, as in Fang et al., DepGraph, CVPR 2023. A unit that lacks all of it is silent: so
     slopes of a PReLU do not count.
     """
-    modules, parameters = (
-        dict(model.named_modules()),
-        dict(model.named_parameters(remove_duplicate=False)),
-    )
+    modules = dict(model.named_modules())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[object, Piece] = {}
     for member in coupling.members:
         if member.side not in ("out", "param") and not (readers and member.side == "in"):

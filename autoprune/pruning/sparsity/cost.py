@@ -1,18 +1,15 @@
 """What a network with some of its units costs, as a share of what it costs with all of them."""
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.cuts import is_depthwise, width
 from autoprune.pruning.foreign import in_pytorchs_form
-from autoprune.pruning.isolation import outputs_of
+from autoprune.pruning.macs import layer_macs
 from autoprune.tasks.protocol import Inputs
 
 Cost = Callable[[Mapping[str, int]], float]
@@ -42,7 +39,7 @@ class MacCost:
         in_pytorchs_form(model)
         modules = dict(model.named_modules())
         self._sizes = {c.group.name: c.group.size for c in couplings}
-        self._layers = {name: _Layer(macs) for name, macs in _counted(model, example).items()}
+        self._layers = {name: _Layer(macs) for name, macs in layer_macs(model, example).items()}
         for coupling in couplings:
             group = coupling.group
             for member in coupling.members:
@@ -66,25 +63,3 @@ class MacCost:
             )
             left += layer.macs * outputs * inputs
         return left / total if total else 1.0
-
-
-def _counted(model: nn.Module, example: Inputs) -> dict[str, int]:
-    """The multiply-accumulates of every convolution and linear layer that is called."""
-    found: dict[str, int] = defaultdict(int)
-    hooks = []
-    for name, module in model.named_modules():
-        if not isinstance(module, (_ConvNd, nn.Linear)):
-            continue
-
-        def count(layer: Any, args: tuple[Any, ...], output: Any, name: str = name) -> None:
-            # every number of a convolution's output, or of a transposed one's input, takes a row
-            many = args[0] if getattr(layer, "transposed", False) else output
-            found[name] += many.numel() * layer.weight[0].numel()
-
-        hooks.append(module.register_forward_hook(count))
-    try:
-        outputs_of(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return dict(found)

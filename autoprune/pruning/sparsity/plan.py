@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from autoprune.domain.errors import FaultsError, unknown
+from autoprune.domain.errors import FaultsError, broken_rules, unknown
 
 METHODS = ("group_lasso", "slimming", "low_rank")
 BUDGETS = ("none", "macs", "latency")
@@ -48,11 +48,7 @@ class Sparsity:
             "multiplier_lr": (0 < self.multiplier_lr < math.inf, "a positive number"),
             "rank_strength": (0 < self.rank_strength < math.inf, "a positive number"),
         }
-        faults += [
-            f"{name} is {getattr(self, name)}; choose {remedy}"
-            for name, (holds, remedy) in rules.items()
-            if not holds
-        ]
+        faults += broken_rules(self, rules)
         if self.overlap and self.method != "group_lasso":
             faults.append(
                 f"overlap is true and method is {self.method}; choose group_lasso, or no overlap"

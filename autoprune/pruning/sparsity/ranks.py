@@ -48,6 +48,8 @@ class Ranks:
 def _threshold(weight: torch.Tensor, threshold: float) -> None:
     """The step on the weight [o, n], without its rows and columns that are zero."""
     matrix = weight.detach().flatten(1)
+    if not matrix.isfinite().all():
+        return  # no decomposition takes it, and the next loss tells of it with a remedy
     rows, columns = matrix.any(1).nonzero().flatten(), matrix.any(0).nonzero().flatten()
     if not len(rows):
         return
