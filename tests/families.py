@@ -47,7 +47,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "GPT-2": (
         "GPT2ForSequenceClassification",
-        {"n_embd": 96, "n_layer": 4, "n_head": 6, "use_cache": False} | TEXT,
+        {"n_embd": 96, "n_layer": 4, "n_head": 6} | TEXT,
     ),
     "OPT": (
         "OPTForSequenceClassification",
@@ -57,7 +57,6 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_hidden_layers": 4,
             "num_attention_heads": 6,
             "ffn_dim": 384,
-            "use_cache": False,
         }
         | TEXT
         | {"pad_token_id": 1},

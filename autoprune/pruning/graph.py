@@ -27,6 +27,7 @@ from autoprune.pruning.checks import Refused, Relation, sort_relations
 from autoprune.pruning.concat import joined
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import LAYERS, width
+from autoprune.pruning.dependency_graph import DependencyGraph
 from autoprune.pruning.foreign import in_pytorchs_form
 from autoprune.pruning.isolation import own_rng
 from autoprune.pruning.limit import TimeLimitError, run_limited
@@ -76,7 +77,7 @@ def trace(model: nn.Module, example: Inputs, *, time_limit_s: float = 60.0) -> D
 
     `example` is an input of batch size 1 that the network accepts. A group is named after the
     first of its layers in the forward pass; frozen parameters take part like any others. Every
-    group returned was proved: with half of its units gone, on random weights, the network
+    group returned was proved: with some of its units gone, on random weights, the network
     computes what it computes when nothing reads them. The same network gives the same groups.
 
     Raises GraphError where the network fails on the example, has no group, or takes longer than
@@ -197,48 +198,9 @@ def _relations(model: nn.Module, inputs: Inputs, order: Sequence[str]) -> Iterat
             yield relation
 
 
-class _Graph(tp.DependencyGraph):  # type: ignore[misc]
-    """Torch-Pruning 1.6.1 with two gaps filled.
-
-    It asks what a concatenation feeds for its channels and looks through a flatten as if it kept
-    them, so a concatenation before a flatten and a linear layer gets no index mapping. And it reads
-    the sizes of what is reshaped by a name that torch has given up, so pixels that become tokens
-    pass for channels that become features: around a residual their indices grow without end.
-    """
-
-    def build_dependency(self, *args: Any, **kwargs: Any) -> Any:
-        """The graph, in which only a flatten of channels and pixels to features maps indices."""
-        built = super().build_dependency(*args, **kwargs)
-        for node in self.module2node.values():
-            ends = [(node, d) for d in node.dependencies] + [
-                (d.target, d) for d in node.dependencies
-            ]
-            for end, dependency in ends:
-                if end.type is tp.ops.OPTYPE.RESHAPE and not _flattens(end, dependency):
-                    dependency.index_mapping[0] = None
-                    end.type = tp.ops.OPTYPE.ELEMENTWISE  # mappings are made anew for every group
-        return built
-
-    def get_in_channels(self, module_or_node: Any) -> Any:
-        """The channels that a layer or an operation takes, None where that is open."""
-        if getattr(module_or_node, "type", None) is tp.ops.OPTYPE.RESHAPE:
-            sizes: list[int] = list(getattr(module_or_node.grad_fn, "_saved_self_sym_sizes", []))
-            return sizes[1] if len(sizes) >= 4 else None
-        return super().get_in_channels(module_or_node)
-
-
-def _flattens(reshape: Any, dependency: Any) -> bool:
-    """Whether a reshape makes features of all channels and pixels, as the mapping of its indices
-    says.
-    """
-    sizes = list(getattr(reshape.grad_fn, "_saved_self_sym_sizes", []))
-    stride = getattr(dependency.index_mapping[0], "_stride", None)
-    return stride is None or (len(sizes) == 4 and stride == sizes[2] * sizes[3])
-
-
 @contextmanager
 def _graph(model: nn.Module, inputs: Inputs) -> Iterator[Any]:
-    graph = _Graph()
+    graph = DependencyGraph()
     try:
         # Without a forward function Torch-Pruning 1.6.1 first tries model(*tensor), and a
         # convolution takes the example without its batch axis.
@@ -267,8 +229,7 @@ def _graph(model: nn.Module, inputs: Inputs) -> Iterator[Any]:
 
 
 def _relation(graph: Any, root: nn.Module, name: str, free: list[int]) -> Relation:
-    pruner = graph.get_pruner_of_module(root)
-    group = graph.get_pruning_group(root, pruner.prune_out_channels, free)
+    group = graph.coupled(root, free)
     unit_of = {index: unit for unit, index in enumerate(free)}
     relation = Relation(name, len(free))
     names, seen = graph._module2name, set[str]()

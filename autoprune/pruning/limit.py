@@ -4,6 +4,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,12 +32,13 @@ def run_limited(function: Callable[[], T], *, seconds: float) -> T:
     errors: list[BaseException] = []
 
     def work() -> None:
-        try:
-            values.append(function())
-        except _Expired:
-            pass
-        except BaseException as error:
-            errors.append(error)
+        with suppress(_Expired):  # thrown again while the first one was on its way out
+            try:
+                values.append(function())
+            except _Expired:
+                pass
+            except BaseException as error:
+                errors.append(error)
 
     helper = threading.Thread(target=work, daemon=True, name="autoprune-limited")
     helper.start()

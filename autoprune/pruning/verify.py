@@ -62,15 +62,17 @@ class Verifier:
     def fault(self, couplings: Sequence[Coupling]) -> str | None:
         """Why these groups cannot all be cut at once; None where they can.
 
-        Half of every group's units is removed, then the other half, so that each goes once.
+        Some of every group's units are removed, then the others, so that each goes once. Every
+        group loses another share: a network that divides one width by another may run where both
+        have halved, and on nothing else.
         """
         rng = np.random.default_rng(0)
-        halves = {c.group.name: _half(c, rng) for c in couplings}
+        first = {c.group.name: _some(c, rng) for c in couplings}
         others = {
-            c.group.name: np.setdiff1d(np.arange(c.group.size), [*halves[c.group.name], *c.pinned])
+            c.group.name: np.setdiff1d(np.arange(c.group.size), [*first[c.group.name], *c.pinned])
             for c in couplings
         }
-        return self._compare(couplings, halves) or self._compare(couplings, others)
+        return self._compare(couplings, first) or self._compare(couplings, others)
 
     def _compare(self, couplings: Sequence[Coupling], removed: dict[str, Indices]) -> str | None:
         cuts = cuts_for(couplings, removed)
@@ -129,12 +131,19 @@ def _is_channels_first(norm: nn.LayerNorm, x: torch.Tensor, width: int) -> bool:
     return told == "channels_first" or (told is None and x.shape[-1] != width)
 
 
-def _half(coupling: Coupling, rng: np.random.Generator) -> Indices:
-    """About half of the units, equally many of every cell: at least one goes and one stays."""
+def _some(coupling: Coupling, rng: np.random.Generator) -> Indices:
+    """A quarter to three quarters of the units, of every cell as many: at least one goes and one
+    stays.
+    """
     cells = [np.flatnonzero(coupling.cell == c) for c in np.unique(coupling.cell)]
     cells = [np.setdiff1d(cell, coupling.pinned) for cell in cells]
-    chosen: Iterable[Indices] = (rng.permutation(cell)[: len(cell) // 2] for cell in cells)
-    return np.sort(np.concatenate(list(chosen)))
+    share = rng.uniform(0.25, 0.75)
+    chosen: Iterable[Indices] = (
+        rng.permutation(cell)[: min(max(round(share * len(cell)), 1), len(cell) - 1)]
+        for cell in cells
+        if len(cell)
+    )
+    return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 
 def _noisy(inputs: Inputs, dtype: torch.dtype) -> Inputs:
