@@ -61,6 +61,18 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         | TEXT
         | {"pad_token_id": 1},
     ),
+    "Llama": (
+        "LlamaForSequenceClassification",
+        {
+            "hidden_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "intermediate_size": 256,
+        }
+        | TEXT
+        | {"pad_token_id": 1},
+    ),
     "ResNet": (
         "ResNetForImageClassification",
         {"embedding_size": 16, "hidden_sizes": [64, 128, 256], "depths": [2, 3, 2]},
