@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 TRIES = 10
@@ -20,8 +21,10 @@ def sync(path: Path) -> None:
 
 def replace_folder(place: Path, draft: Path) -> None:
     """Rename a whole folder to its place; what stands there goes, and what comes meanwhile."""
+    old = draft.with_name(f"{draft.name}-old")
     for left in reversed(range(TRIES)):
-        shutil.rmtree(place, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            place.rename(old)  # at once, where to delete takes long enough for another to come
         try:
             draft.rename(place)
         except OSError as error:
@@ -29,6 +32,8 @@ def replace_folder(place: Path, draft: Path) -> None:
                 raise
         else:
             return
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:
