@@ -78,6 +78,20 @@ def test_attention_keeps_its_own_projections() -> None:
         torch.testing.assert_close(found.model(IMAGE), network(IMAGE), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_calls_its_sparse_layers() -> None:
+    """PyTorch's encoders read the weights of their layers, in evaluation mode, where they can."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    network, example = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 16)
+    found = with_csr(network, example)
+    assert found.layers == 2 * 2
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        for given in ({}, {"src_key_padding_mask": padding}):
+            said, expected = found.model(example, **given), network(example, **given)
+            torch.testing.assert_close(said[~padding], expected[~padding], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("network", "example"),
     [
