@@ -114,9 +114,18 @@ def test_what_a_front_cut_is_told_by_name_without_data(
             survivors, gone = member["survivors"][name], blocks["gone"]
             inside = any(name.startswith(f"{block}.") for block in gone)
             assert len(survivors["left"]) == (0 if inside else member["kept"][name])
+        for name in kinds:
+            around = [block for block in blocks["gone"] if name.startswith(f"{block}.")]
+            assert member["went_with"].get(name, []) == around
     assert any(member["survivors"]["blocks.0:blocks"]["gone"] for member in found["front"])
     assert "blocks.0:blocks: " in out
     assert " gone, " in out
+    taken = [(m["trial"], *pair) for m in found["front"] for pair in m["went_with"].items()]
+    assert taken
+    for number, name, (block,) in taken:
+        assert f"{f'trial {number}':<10} {name}: gone with {block}\n" in out
+    assert out.count(" gone \u2502") == len(taken)
+    assert "nothing left" not in out
     page = (place / "explain.html").read_text()
     assert f"{place.name}: what the front cut" in page
     assert json.loads(run(capsys, "sweep=latest", "--json")) == found
