@@ -14,7 +14,8 @@ from plotly.offline import get_plotlyjs
 from autoprune.cli import main
 from autoprune.domain.errors import AutopruneError
 from autoprune.models import vit
-from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.orchestration.artifacts import MODEL_FOLDER, RECIPE_FILE
+from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SpaceRequest
@@ -129,9 +130,14 @@ def test_what_a_front_cut_is_told_by_name_without_data(
     page = (place / "explain.html").read_text()
     assert f"{place.name}: what the front cut" in page
     assert json.loads(run(capsys, "sweep=latest", "--json")) == found
+    number = found["front"][0]["trial"]
+    recipe = trial_folder(place.resolve(), number) / MODEL_FOLDER / RECIPE_FILE
+    recipe.unlink()
+    out = run(capsys, f"sweep={place.name}")
+    assert f"{RECIPE_FILE} is missing, so the units of trial {number} are not named" in out
     shutil.rmtree(place / "trials")
     out = run(capsys, f"sweep={place.name}")
-    assert "was not kept, so its units are not named" in out
+    assert f"its network was not kept, so the units of trial {number} are not named" in out
 
 
 def test_a_front_of_channels_and_neurons_needs_no_network(

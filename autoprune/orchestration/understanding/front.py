@@ -75,7 +75,7 @@ def explain_front(
     recipes = {m.trial.number: _recipe(folder, m.trial.number) for m in members}
     known = {number: recipe for number, recipe in recipes.items() if recipe is not None}
     unnamed = [
-        f"the network of trial {number} was not kept, so its units are not named"
+        f"{_missing(folder, number)}, so the units of trial {number} are not named"
         for number in recipes.keys() - known.keys()
     ]
     found: tuple[Coupling, ...] = ()
@@ -97,6 +97,11 @@ def explain_front(
 def _recipe(folder: Path, number: int) -> Recipe | None:
     place = trial_folder(folder, number) / MODEL_FOLDER
     return read_recipe(place) if (place / RECIPE_FILE).is_file() else None
+
+
+def _missing(folder: Path, number: int) -> str:
+    place = trial_folder(folder, number) / MODEL_FOLDER
+    return f"{place / RECIPE_FILE} is missing" if place.is_dir() else "its network was not kept"
 
 
 def _explained(
