@@ -13,8 +13,10 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.pruning.attention import NarrowAttention, narrow
 from autoprune.pruning.criteria import CRITERIA, Scoring, score
+from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.graph import trace
 from autoprune.pruning.recipe import Recipe, rebuild
+from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.surgery import prune
 from tests.criteria_tasks import Noise
 
@@ -234,6 +236,24 @@ def test_every_group_of_an_encoder_with_masked_padding_can_be_cut():
             assert torch.equal(again(example), said)
         exported = torch.export.export(pruned.model, (example,)).module()
         torch.testing.assert_close(exported(example), said)
+
+
+def test_an_encoder_with_masked_padding_learns_from_the_one_it_was_cut_from():
+    net, task = seeded(Padded).float(), Noise((T, 6), classes=2)
+    batch = task.batches("train")[0]
+    found = trace(net, task.example())
+    pruned = prune(
+        net,
+        task.example(),
+        PruningSpec.of({g.name: g.size // 2 for g in found.groups if "linear1" in g.name}),
+        dependencies=found,
+    )
+    cuts = pruned.recipe.history
+    fitted = reconstruct(pruned.model, net, cuts, task, plan=Reconstruction(), seed=0)
+    assert fitted == tuple(f"encoder.layers.{i}.linear2" for i in range(3))
+    plan = Distillation(hints=1.0, hint_layers=("*linear2",))
+    loss = Distilled(task, copy.deepcopy(net), plan, cuts=cuts).loss(pruned.model.train(), batch)
+    assert bool(loss.isfinite())
 
 
 def test_narrow_says_what_it_cannot_take():
