@@ -101,7 +101,7 @@ class Distilled:
         and repeated with the teacher.
 
         Raises AutopruneError where the task does not call the network itself, or the network
-        returns no class scores.
+        returns no class scores or calls no layer that gives hints.
         """
         plan, names = self.plan, tuple(self._kept)
         with _listening(model, names) as (calls, felt):
@@ -110,6 +110,11 @@ class Distilled:
             raise AutopruneError(
                 f"{type(self.task).__name__}.loss does not call the network itself, so nobody can "
                 "say what a teacher would; choose a recovery without distillation"
+            )
+        if names and not any(felt.values()):
+            raise AutopruneError(
+                f"hint_layers: the network never calls {', '.join(names)}; choose layers that it "
+                "calls"
             )
         with torch.no_grad(), every_module(), _listening(self.teacher, names) as (taught, known):
             for args, kwargs, _ in calls:
