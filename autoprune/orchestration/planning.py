@@ -18,6 +18,7 @@ from autoprune.evaluation import portable
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import SpeedMeter
 from autoprune.measurement.quantise import quantise
+from autoprune.measurement.runtimes import Int8Network
 from autoprune.orchestration.request import GoalRequest, SweepRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import Scoring, score
@@ -50,6 +51,10 @@ def make_plan(request: SweepRequest) -> Plan:
     Raises AutopruneError where the network fails on the task's example input, cannot be traced,
     or has nothing to prune, and where the space, a metric's name or the searcher is wrong.
     """
+    if isinstance(request.model, Int8Network):
+        raise AutopruneError(
+            "a network in int8 cannot be pruned; search its `origin`, which is in fp32"
+        )
     model = portable(request.model)
     example = request.task.example()
     dependencies = trace(model, example, time_limit_s=request.graph_limit_s)

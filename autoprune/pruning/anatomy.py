@@ -176,3 +176,15 @@ def gone_units(coupling: Coupling, cuts: Sequence[Cut]) -> tuple[int, ...]:
         stays = np.searchsorted(edges, member.index, side="right") % 2 == 0
         gone[member.unit[stays]] = False
     return tuple(np.flatnonzero(gone).tolist())
+
+
+def went_with(coupling: Coupling, cuts: Sequence[Cut]) -> tuple[str, ...]:
+    """The blocks and branches that took a whole group along; none where a unit of it is left.
+
+    A cut of its own leaves every group a unit.
+    """
+    if len(gone_units(coupling, cuts)) < coupling.group.size:
+        return ()
+    inside = tuple(f"{member.layer}." for member in coupling.members)
+    whole = sorted(cut.layer for cut in cuts if cut.side in WHOLE)
+    return tuple(w for w in whole if any(layer.startswith(f"{w}.") for layer in inside))

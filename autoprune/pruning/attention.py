@@ -61,6 +61,27 @@ def narrow(model: nn.Module, *, every: bool = False) -> None:
             whole = (module.embed_dim, module.embed_dim)
             if every or tuple(module.out_proj.weight.shape) != whole:
                 model.set_submodule(name, NarrowAttention(module))
+    leave_fast_path(model)
+
+
+def leave_fast_path(model: nn.Module) -> None:
+    """Let PyTorch's encoders call what they hold, in place, where that is not PyTorch's any more.
+
+    In evaluation mode they read the weights past the modules, and hand on nested tensors where
+    padding is masked, of which they make zeros (torch 2.13). Off that path they compute the same,
+    but for what stands in the places of the padding: as they do in training.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and not _is_pytorchs(module):
+            module.activation_relu_or_gelu = 0  # asked by the fast path alone
+        elif isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
+            module.use_nested_tensor = all(map(_is_pytorchs, module.layers))
+
+
+def _is_pytorchs(layer: nn.Module) -> bool:
+    """Whether an encoder's layer holds what its fast path reads."""
+    held = {"self_attn": nn.MultiheadAttention, "linear1": nn.Linear, "linear2": nn.Linear}
+    return all(isinstance(getattr(layer, name, None), kind) for name, kind in held.items())
 
 
 class NarrowAttention(nn.Module):

@@ -15,7 +15,19 @@ from autoprune.tasks.protocol import Inputs, device_of, every_module, forward, t
 
 
 class Bypass(nn.Module):
-    """What stands where a block was: it hands its first input on."""
+    """What stands where a block was: it hands its first input on.
+
+    Networks ask their blocks what they are (`nn.TransformerEncoder` reads `self_attn.batch_first`
+    of the first), so it has the attributes of the block, whose weights have a shape and no values.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self._block = (copy.deepcopy(block).to("meta"),)  # in a tuple, so that it is no child
+
+    def __getattr__(self, name: str) -> Any:
+        """The block's; of private names, which copying and loading ask for, its own."""
+        return super().__getattr__(name) if name.startswith("_") else getattr(self._block[0], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The first input."""

@@ -74,7 +74,7 @@ def _cut_modules(model: nn.Module, cuts: Iterable[Cut]) -> None:
         elif cut.side == "branch":
             _replace_module(model, cut.layer, Nothing(model.get_submodule(cut.layer)))
         elif cut.side == "block":
-            _replace_module(model, cut.layer, Bypass())
+            _replace_module(model, cut.layer, Bypass(model.get_submodule(cut.layer)))
 
 
 def _replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -87,7 +87,7 @@ def silence_inputs(model: nn.Module, cuts: Iterable[Cut]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for cut in cuts:
         if cut.side == "block":
-            _replace_module(model, cut.layer, Bypass())
+            _replace_module(model, cut.layer, Bypass(model.get_submodule(cut.layer)))
         elif cut.side == "param":
             _silence_projection(modules, cut)
         layer = modules.get(cut.layer)

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.objective import Metric
 from autoprune.pruning.cuts import LAYERS, Cut, width
-from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task, tensors_of
+from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task, every_module, tensors_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]
 
@@ -101,7 +101,7 @@ class Distilled:
         and repeated with the teacher.
 
         Raises AutopruneError where the task does not call the network itself, or the network
-        returns no class scores.
+        returns no class scores or calls no layer that gives hints.
         """
         plan, names = self.plan, tuple(self._kept)
         with _listening(model, names) as (calls, felt):
@@ -111,7 +111,12 @@ class Distilled:
                 f"{type(self.task).__name__}.loss does not call the network itself, so nobody can "
                 "say what a teacher would; choose a recovery without distillation"
             )
-        with torch.no_grad(), _listening(self.teacher, names) as (taught, known):
+        if names and not any(felt.values()):
+            raise AutopruneError(
+                f"hint_layers: the network never calls {', '.join(names)}; choose layers that it "
+                "calls"
+            )
+        with torch.no_grad(), every_module(), _listening(self.teacher, names) as (taught, known):
             for args, kwargs, _ in calls:
                 self.teacher(*args, **kwargs)
         terms = [

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.trial import Cause, TrialError
 
 LOST = 1e-3
 """The share of a weight's squares that a rank may leave out: what trains on has no exact one."""
@@ -48,11 +49,17 @@ def low_ranks(model: nn.Module) -> tuple[Factor, ...]:
     The rank r is the least that leaves out no more than `LOST` of the sum of the squared singular
     values of the weight [o, n]; two layers take ``r (o + n)`` products where one takes ``o n``.
     Convolutions in one and two dimensions with one group, and linear layers, which nobody else
-    shares.
+    shares. Raises TrialError with ``Cause.NAN_LOSS`` for weights that are not finite.
     """
     found: dict[Factor, int] = {}
     for name, layer in factorable(model).items():
         weight = layer.weight.detach().double().cpu().flatten(1)
+        if not weight.isfinite().all():
+            raise TrialError(
+                Cause.NAN_LOSS,
+                f"layer {name!r} has weights that are not finite, and so no rank; lower the "
+                "learning rate",
+            )
         squares = torch.linalg.svdvals(weight).square()
         left = squares.sum() - squares.cumsum(0)
         rank = 1 + int((left > LOST * squares.sum()).sum())

@@ -18,12 +18,16 @@ def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
         if not isinstance(module, (_ConvNd, nn.Linear)):
             continue
 
-        def count(layer: Any, args: tuple[Any, ...], output: Any, name: str = name) -> None:
+        def count(
+            layer: Any, args: tuple[Any, ...], kwargs: Any, output: Any, name: str = name
+        ) -> None:
             # every number of a convolution's output, or of a transposed one's input, takes a row
-            many = args[0] if getattr(layer, "transposed", False) else output
+            many = output
+            if getattr(layer, "transposed", False):
+                many = args[0] if args else kwargs["input"]
             found[name] += many.numel() * layer.weight[0].numel()
 
-        hooks.append(module.register_forward_hook(count))
+        hooks.append(module.register_forward_hook(count, with_kwargs=True))
     try:
         with every_module():
             outputs_of(model, example)

@@ -134,7 +134,8 @@ def _counting(found: list[int]) -> Any:
     def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         match module:
             case _ConvTransposeNd():
-                found.append(_zeros(module.weight) * (args[0].numel() // module.in_channels))
+                given = args[0] if args else kwargs["input"]
+                found.append(_zeros(module.weight) * (given.numel() // module.in_channels))
             case _ConvNd():
                 found.append(_zeros(module.weight) * (output.numel() // module.out_channels))
             case nn.Linear():

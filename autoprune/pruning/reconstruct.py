@@ -20,7 +20,7 @@ from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.protocols import StepGuard
 from autoprune.pruning.cuts import Cut, width
 from autoprune.pruning.isolation import derive, mode, own_rng
-from autoprune.tasks.protocol import Task, device_of
+from autoprune.tasks.protocol import Task, device_of, every_module
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ def reconstruct(
     with ExitStack() as stack:
         stack.enter_context(own_rng(derive(seed, 0), device))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(every_module())
         stack.enter_context(mode(pruned, training=False))
         stack.enter_context(mode(model, training=False))
         order = _order(pruned, layers, task, seed=seed, step_guard=step_guard)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.pruning.attention import leave_fast_path
 from autoprune.pruning.isolation import outputs_of
 from autoprune.pruning.masks import NEIGHBOURS, weights_of
 from autoprune.pruning.sparse_layers import CsrConv2d, CsrLinear, TwoOfFourLinear, compressed
@@ -90,6 +91,7 @@ def _converted(
         if made is not None:
             setattr(converted.get_submodule(place), own, made)
             done += 1
+    leave_fast_path(converted)
     return Converted(converted, done, of)
 
 

@@ -19,7 +19,7 @@ from autoprune.domain.errors import first_line
 from autoprune.pruning.coupling import Coupling, cuts_for
 from autoprune.pruning.cuts import Indices
 from autoprune.pruning.cutting import apply_cuts, silence_inputs
-from autoprune.pruning.isolation import own_rng
+from autoprune.pruning.isolation import outputs_of, own_rng
 from autoprune.tasks.protocol import (
     Inputs,
     device_of,
@@ -102,6 +102,7 @@ class Verifier:
         for module in model.modules():
             if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
                 module.forward = partial(_elementwise, module)  # type: ignore[method-assign]
+        outputs_of(model, self._inputs)  # it must run on PyTorch's fast paths, too
         with own_rng(0, self._device), torch.no_grad(), every_module():
             return tensors_of(forward(model, self._inputs))
 

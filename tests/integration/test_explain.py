@@ -14,7 +14,8 @@ from plotly.offline import get_plotlyjs
 from autoprune.cli import main
 from autoprune.domain.errors import AutopruneError
 from autoprune.models import vit
-from autoprune.orchestration.folders import JOURNAL_FILE
+from autoprune.orchestration.artifacts import MODEL_FOLDER, RECIPE_FILE
+from autoprune.orchestration.folders import JOURNAL_FILE, trial_folder
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.record import read_journal
 from autoprune.orchestration.request import SpaceRequest
@@ -114,15 +115,29 @@ def test_what_a_front_cut_is_told_by_name_without_data(
             survivors, gone = member["survivors"][name], blocks["gone"]
             inside = any(name.startswith(f"{block}.") for block in gone)
             assert len(survivors["left"]) == (0 if inside else member["kept"][name])
+        for name in kinds:
+            around = [block for block in blocks["gone"] if name.startswith(f"{block}.")]
+            assert member["went_with"].get(name, []) == around
     assert any(member["survivors"]["blocks.0:blocks"]["gone"] for member in found["front"])
     assert "blocks.0:blocks: " in out
     assert " gone, " in out
+    taken = [(m["trial"], *pair) for m in found["front"] for pair in m["went_with"].items()]
+    assert taken
+    for number, name, (block,) in taken:
+        assert f"{f'trial {number}':<10} {name}: gone with {block}\n" in out
+    assert out.count(" gone \u2502") == len(taken)
+    assert "nothing left" not in out
     page = (place / "explain.html").read_text()
     assert f"{place.name}: what the front cut" in page
     assert json.loads(run(capsys, "sweep=latest", "--json")) == found
+    number = found["front"][0]["trial"]
+    recipe = trial_folder(place.resolve(), number) / MODEL_FOLDER / RECIPE_FILE
+    recipe.unlink()
+    out = run(capsys, f"sweep={place.name}")
+    assert f"{RECIPE_FILE} is missing, so the units of trial {number} are not named" in out
     shutil.rmtree(place / "trials")
     out = run(capsys, f"sweep={place.name}")
-    assert "was not kept, so its units are not named" in out
+    assert f"its network was not kept, so the units of trial {number} are not named" in out
 
 
 def test_a_front_of_channels_and_neurons_needs_no_network(

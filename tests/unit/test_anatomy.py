@@ -7,7 +7,15 @@ import torch
 from autoprune.domain.space import Group
 from autoprune.measurement.cost import costs
 from autoprune.models import mobilenet, resnet, vgg, vit
-from autoprune.pruning.anatomy import Part, Role, gone_units, params_in, parts_of, unit_names
+from autoprune.pruning.anatomy import (
+    Part,
+    Role,
+    gone_units,
+    params_in,
+    parts_of,
+    unit_names,
+    went_with,
+)
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import Cut
 from autoprune.pruning.graph import trace
@@ -72,6 +80,7 @@ def test_a_branch_is_named_after_its_group_and_takes_its_layers_along() -> None:
     cuts = [Cut("b", "branch", ((0, 1),)), Cut("read", "in", ((8, 12),))]  # type: ignore[arg-type]
     assert gone_units(branches, cuts) == (1,)
     assert gone_units(DENSE[1], cuts) == (0, 1, 2, 3), "a layer that is gone has no cut of its own"
+    assert [went_with(c, cuts) for c in every] == [(), ("b",), ()]
     assert gone_units(DENSE[0], cuts) == ()
 
 
@@ -82,6 +91,8 @@ def test_a_group_inside_of_a_bypassed_block_is_gone_with_it() -> None:
     )  # fmt: skip
     assert gone_units(inner, [Cut("blocks.1", "block", ((0, 1),))]) == (0, 1, 2)
     assert gone_units(inner, [Cut("blocks.10", "block", ((0, 1),))]) == ()
+    assert went_with(inner, [Cut("blocks.1", "block", ((0, 1),))]) == ("blocks.1",)
+    assert went_with(inner, [Cut("blocks.10", "block", ((0, 1),))]) == ()
 
 
 def test_roles_in_a_convolutional_network_and_in_an_attention() -> None:

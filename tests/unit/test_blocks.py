@@ -1,8 +1,10 @@
 """Whole blocks that a network does without."""
 
 import copy
+import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,10 @@ def layers(count: int = 4, *, twice: bool = False, **options: bool) -> Layers:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Layers(*(Adds(**options) for _ in range(count)), twice=twice).eval()
+
+
+def pickled(module: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(module))
 
 
 def names_of(net: nn.Module, example: torch.Tensor) -> list[tuple[tuple[str, ...], bool]]:
@@ -112,6 +118,52 @@ def test_a_network_without_blocks_computes_what_the_others_make_of_it(net, examp
     assert torch.equal(pruned.model(example), skipped(example))
     again = rebuild(Recipe.from_json(pruned.recipe.to_json()), pruned.model.state_dict(), model=net)
     assert torch.equal(again(example), pruned.model(example))
+
+
+class Sequence(nn.Module):
+    """PyTorch's encoder and decoder, which ask the first of their layers what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, WIDTH)
+        self.both = nn.Transformer(WIDTH, 2, 3, 3, dim_feedforward=8, batch_first=True)
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        return self.head(self.both(x, x)).mean(1)
+
+
+@pytest.mark.parametrize("gone", [(0,), (0, 1), (2,)])
+def test_pytorchs_encoder_and_decoder_do_without_any_of_their_layers(gone):
+    net, example = Sequence().eval(), torch.randn(1, TOKENS, 4)
+    stacks = [c for c in trace(net, example).couplings if c.group.kind == "blocks"]
+    assert [len(c.members) for c in stacks] == [3, 3]
+    spec = PruningSpec.of({c.group.name: 3 - len(gone) for c in stacks})
+    removed = {c.group.name: np.array(gone) for c in stacks}
+    cut = prune(net, example, spec, removed=removed).model
+    left = [[unit for unit in range(3) if unit not in gone]] * 2
+    assert [
+        [i for i, m in enumerate(side.layers) if not isinstance(m, Bypass)]
+        for side in (cut.both.encoder, cut.both.decoder)
+    ] == left
+    shorter = copy.deepcopy(net)
+    for side in (shorter.both.encoder, shorter.both.decoder):
+        side.layers = nn.ModuleList(side.layers[unit] for unit in left[0])
+    assert torch.equal(cut(example), shorter(example))
+    assert cut.state_dict().keys() < net.state_dict().keys()
+
+
+def test_what_stands_for_a_block_has_its_attributes_and_none_of_its_weights():
+    block = Adds()
+    block.scheme = "full_attention"
+    for bypass in (Bypass(block), copy.deepcopy(Bypass(block)), pickled(Bypass(block))):
+        assert (bypass.scheme, bypass.inner.in_features) == ("full_attention", WIDTH)
+        assert bypass.inner.weight.is_meta
+        assert not bypass.state_dict()
+        with pytest.raises(AttributeError, match="'Adds' object has no attribute 'kind'"):
+            _ = bypass.kind
+    assert not block.inner.weight.is_meta
 
 
 def test_the_layers_of_a_block_that_goes_are_not_cut_as_well():

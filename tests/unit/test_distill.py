@@ -213,6 +213,18 @@ def test_a_pattern_without_a_layer():
         Distilled(TASK, small_net(), plan)
 
 
+def test_layers_that_are_never_called_give_no_hints():
+    net = small_net()
+    net.add_module("spare", nn.Identity())
+    net.spare.weighted = nn.Linear(2, 2)
+    only = Distillation(hints=1.0, hint_layers=("spare.*",))
+    message = "hint_layers: the network never calls spare.weighted; choose layers that it calls"
+    with pytest.raises(AutopruneError, match=message):
+        Distilled(TASK, copy.deepcopy(net), only).loss(net, BATCH)
+    among = Distillation(hints=1.0, hint_layers=("spare.*", "0"))
+    assert math.isfinite(Distilled(TASK, copy.deepcopy(net), among).loss(net, BATCH).item())
+
+
 def test_values_out_of_range_are_told_together():
     with pytest.raises(FaultsError) as found:
         Distillation(weight=2.0, temperature=0.0, hints=1.0)

@@ -14,7 +14,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import SPEED_METRICS, Direction
 from autoprune.domain.space import PruningSpec
-from autoprune.domain.trial import Measurement, Speedup, Trial
+from autoprune.domain.trial import Cause, Measurement, Speedup, Trial, TrialError
 from autoprune.evaluation import Progress, run_trial
 from autoprune.evaluation.factoring import factored_where_faster
 from autoprune.orchestration.preparation import Prepared, prepare
@@ -109,6 +109,14 @@ def test_one_dimension_and_padding_modes_are_kept() -> None:
     expected = net(x)
     factor_layers(net, [Factor("0", 6)])
     torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_not_finite_have_no_rank() -> None:
+    net = wide()
+    net[3].weight.data[0, 0] = torch.nan
+    with pytest.raises(TrialError, match="layer '3' has weights that are not finite") as found:
+        low_ranks(net)
+    assert found.value.cause is Cause.NAN_LOSS
 
 
 def test_what_others_share_or_groups_divide_stays_one_layer() -> None:

@@ -13,8 +13,10 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.space import PruningSpec
 from autoprune.pruning.attention import NarrowAttention, narrow
 from autoprune.pruning.criteria import CRITERIA, Scoring, score
+from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.graph import trace
 from autoprune.pruning.recipe import Recipe, rebuild
+from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.surgery import prune
 from tests.criteria_tasks import Noise
 
@@ -51,6 +53,23 @@ class Fused(nn.Module):
         query, key, value = parts.unbind(0)
         weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
         return self.proj((weights @ value).transpose(1, 2).flatten(2))
+
+
+class Padded(nn.Module):
+    """PyTorch's encoder as it is by default, with the padding masked: in evaluation mode its
+    layers are given nested tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, E)
+        layer = nn.TransformerEncoderLayer(E, 4, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3)
+        self.head = nn.Linear(E, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padding = x.abs().amax(2) == 0
+        return self.head(self.encoder(self.embed(x), src_key_padding_mask=padding)[:, 0])
 
 
 def seeded(make, seed: int = 0):
@@ -197,6 +216,44 @@ def test_every_criterion_tells_heads_apart(name):
     couplings = trace(net, example).couplings
     scores = score(net, couplings, CRITERIA[name], Scoring(Noise((T, 6), classes=2), batches=1))
     assert len(np.unique(scores["attention"].numpy())) == H
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_every_group_of_an_encoder_with_masked_padding_can_be_cut():
+    net, example = seeded(Padded), random_tensor(2, T, 6)
+    example[1, 2:] = 0
+    found = trace(net, example)
+    assert {g.kind for g in found.groups} == {"neurons", "heads", "blocks"}
+    whole = {g.name: g.size for g in found.groups}
+    halves = {name: size // 2 or 1 for name, size in whole.items()}
+    for widths in (halves, *({**whole, name: half} for name, half in halves.items())):
+        pruned = prune(net, example, PruningSpec.of(widths), dependencies=found)
+        with torch.no_grad():
+            said, alone = pruned.model(example), pruned.model(example[1:, :2])
+        torch.testing.assert_close(said[1:], alone)  # what is masked has no part in it
+        again = rebuild(pruned.recipe, pruned.model.state_dict(), model=net).eval()
+        with torch.no_grad():
+            assert torch.equal(again(example), said)
+        exported = torch.export.export(pruned.model, (example,)).module()
+        torch.testing.assert_close(exported(example), said)
+
+
+def test_an_encoder_with_masked_padding_learns_from_the_one_it_was_cut_from():
+    net, task = seeded(Padded).float(), Noise((T, 6), classes=2)
+    batch = task.batches("train")[0]
+    found = trace(net, task.example())
+    pruned = prune(
+        net,
+        task.example(),
+        PruningSpec.of({g.name: g.size // 2 for g in found.groups if "linear1" in g.name}),
+        dependencies=found,
+    )
+    cuts = pruned.recipe.history
+    fitted = reconstruct(pruned.model, net, cuts, task, plan=Reconstruction(), seed=0)
+    assert fitted == tuple(f"encoder.layers.{i}.linear2" for i in range(3))
+    plan = Distillation(hints=1.0, hint_layers=("*linear2",))
+    loss = Distilled(task, copy.deepcopy(net), plan, cuts=cuts).loss(pruned.model.train(), batch)
+    assert bool(loss.isfinite())
 
 
 def test_narrow_says_what_it_cannot_take():

@@ -16,6 +16,7 @@ from autoprune.domain.trial import Measurement, Observation, Stage, Trial
 from autoprune.evaluation import Progress, example_outputs, run_trial
 from autoprune.measurement.cost import costs
 from autoprune.measurement.meter import PairedMeter
+from autoprune.measurement.quantise import quantise
 from autoprune.measurement.quiet import NoGate
 from autoprune.measurement.runtimes import Int8Network, OnnxRuntime
 from autoprune.orchestration.artifacts import load, read_outputs, read_snapshot, save_snapshot
@@ -249,6 +250,12 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_trained(tmp_path
     )
     with pytest.raises(AutopruneError, match="runtime 'eager' takes networks in fp32 only"):
         make_plan(asked(tmp_path, meter=meter()))
+
+
+def test_a_network_in_int8_is_not_searched(tmp_path: Path) -> None:
+    int8 = quantise(small_net().eval(), TASK, batches=1, seed=0)
+    with pytest.raises(AutopruneError, match="int8 cannot be pruned; search its `origin`, which"):
+        make_plan(asked(tmp_path, model=int8))
 
 
 @pytest.mark.slow  # a profile is a trial a width

@@ -11,6 +11,7 @@ from torch import nn
 from autoprune.measurement.cost import costs
 from autoprune.models import mobilenet, vit
 from autoprune.orchestration.artifacts import write_weights
+from autoprune.pruning.macs import layer_macs
 from autoprune.pruning.masks import (
     magnitude_masks,
     masked,
@@ -23,6 +24,17 @@ from autoprune.pruning.sparse_networks import has_two_of_four, with_csr, with_tw
 from autoprune.pruning.sparse_storage import Size, two_of_four_state, values_and_metadata
 
 IMAGE = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class ByKeyword(nn.Module):
+    """A network that calls its layer by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ConvTranspose2d(3, 4, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(input=x)
 
 
 class Own(nn.Linear):
@@ -78,16 +90,31 @@ def test_attention_keeps_its_own_projections() -> None:
         torch.testing.assert_close(found.model(IMAGE), network(IMAGE), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_calls_its_sparse_layers() -> None:
+    """PyTorch's encoders read the weights of their layers, in evaluation mode, where they can."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    network, example = nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 5, 16)
+    found = with_csr(network, example)
+    assert found.layers == 2 * 2
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        for given in ({}, {"src_key_padding_mask": padding}):
+            said, expected = found.model(example, **given), network(example, **given)
+            torch.testing.assert_close(said[~padding], expected[~padding], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("network", "example"),
     [
         (vit(width=32, depth=2, in_channels=1, image_side=16), IMAGE),
         (mobilenet(in_channels=1), IMAGE),
         (nn.ConvTranspose2d(3, 4, 3, stride=2), torch.randn(1, 3, 5, 5)),
+        (ByKeyword(), torch.randn(1, 3, 5, 5)),
         (nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), torch.randn(1, 5, 16)),
         (nn.Conv1d(4, 6, 3, groups=2), torch.randn(1, 4, 9)),
     ],
-    ids=["vit", "mobilenet", "transposed", "encoder", "conv1d"],
+    ids=["vit", "mobilenet", "transposed", "keyword", "encoder", "conv1d"],
 )
 def test_all_multiplications_by_weights_are_counted(
     network: nn.Module, example: torch.Tensor
@@ -103,6 +130,8 @@ def test_all_multiplications_by_weights_are_counted(
             attention += 2 * tokens * tokens * module.embed_dim
     whole = costs(network, example)["macs"]
     assert zero_macs(nothing, example) == whole - attention
+    if not attention:
+        assert sum(layer_macs(network, example).values()) == whole
 
 
 def test_transposed_convolutions_have_no_four_along_their_outputs() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from autoprune.domain.space import KINDS
+from autoprune.domain.space import KINDS, Group
 from autoprune.orchestration.reports.console import short, times
 from autoprune.orchestration.reports.pareto import metrics_of, settled, spread
 from autoprune.orchestration.understanding.front import ExplainedFront, ExplainedMember, Survivors
@@ -148,30 +148,44 @@ def front_table(found: ExplainedFront) -> Table:
     for name in ("units", *map(member_name, shown)):
         table.add_column(name, justify="right")
     for group in found.view.space.groups:
-        kept = [member.observation.trial.spec.widths[group.name] for member in shown]
-        shares = [f"{width} ({width / group.size:.0%})" for width in kept]
+        shares = [_share(member, group) for member in shown]
         table.add_row(group.name, group.kind, str(group.size), *shares)
     return table
 
 
+def _share(member: ExplainedMember, group: Group) -> str:
+    if group.name in member.went_with:
+        return "gone"
+    width = member.observation.trial.spec.widths[group.name]
+    return f"{width} ({width / group.size:.0%})"
+
+
 def front_lines(found: ExplainedFront) -> Iterator[str]:
-    """Which heads, blocks, branches and connections are gone, and which are left."""
+    """Which heads, blocks, branches and connections are gone, which are left, and what went with
+    them.
+    """
     for member in found.members:
         name = f"trial {member.number}"
-        for group, survivors in member.survivors.items():
-            yield f"{name:<10} {group}: {survived(survivors)}"
+        yield from (f"{name:<10} {group}: {text}" for group, text in fates(member))
     more = len(found.members) - COLUMNS
     if more > 0:
         yield f"{more} more members are in explain.html and explain.json"
     yield from (f"warning    {line}" for line in found.unnamed)
 
 
-def survived(survivors: Survivors) -> str:
-    """What is gone and what is left, in words."""
+def fates(member: ExplainedMember) -> Iterator[tuple[str, str]]:
+    """What became of the groups whose units have names or that went with others, in words."""
+    for group, survivors in member.survivors.items():
+        if group not in member.went_with:
+            yield group, _survived(survivors)
+    for group, wholes in member.went_with.items():
+        yield group, f"gone with {_names(wholes)}"
+
+
+def _survived(survivors: Survivors) -> str:
     if not survivors.gone:
         return f"all {len(survivors.left)} are left"
-    left = _names(survivors.left) if survivors.left else "nothing"
-    return f"{_names(survivors.gone)} gone, {left} left"
+    return f"{_names(survivors.gone)} gone, {_names(survivors.left)} left"
 
 
 def _names(names: Sequence[str]) -> str:
@@ -190,6 +204,7 @@ def front_json(found: ExplainedFront) -> dict[str, Any]:
                 "metrics": metrics_of(member.observation),
                 "kept": member.observation.trial.spec.widths,
                 "survivors": {name: asdict(one) for name, one in member.survivors.items()},
+                "went_with": dict(member.went_with),
             }
             for member in found.members
         ],

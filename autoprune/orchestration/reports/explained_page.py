@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from autoprune.orchestration.reports.dashboard_panels import heat_figure
 from autoprune.orchestration.reports.explained import (
     cells,
+    fates,
     header,
     member_name,
     notes,
-    survived,
     together,
 )
 from autoprune.orchestration.reports.figure import Figure, escape, layout, shorten
@@ -181,12 +181,14 @@ def _key(role: Role, symbol: str) -> Figure:
 
 
 def front_html(found: ExplainedFront) -> str:
-    """The page: what every member keeps of every group, and which named units are gone."""
+    """The page: what every member keeps of every group, which named units are gone, and what went
+    with them.
+    """
     title = f"{found.view.sweep_id}: what the front cut"
     rows = [
-        [member_name(member), group, survived(survivors)]
+        [member_name(member), group, text]
         for member in found.members
-        for group, survivors in member.survivors.items()
+        for group, text in fates(member)
     ]
     named = _NAMED.format(
         head=_row("th", ["member", "group", "units"]),
@@ -223,8 +225,10 @@ thin line leads from what a layer reads to what it makes.</p>
 <tbody>{rows}</tbody></table></div><dl>{refused}{notes}</dl></section>"""
 
 _FRONT = """<header><h1>{title}</h1><p class="line">{line}</p></header>
-<section><h2>What every member keeps</h2><p>The share of the units of every group.</p>
+<section><h2>What every member keeps</h2><p>The share of the units of every group
+by the trial's spec; what went with a block or a branch is told below.</p>
 <div id="heat" style="height:{height}px"></div></section>{named}"""
 
-_NAMED = """<section><h2>Heads, blocks, branches and connections</h2><div class="scroll"><table>
+_NAMED = """<section><h2>Heads, blocks, branches and connections, and what went with them</h2>
+<div class="scroll"><table>
 <thead>{head}</thead><tbody>{rows}</tbody></table></div></section>"""

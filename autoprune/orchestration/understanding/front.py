@@ -1,6 +1,6 @@
 """What every member of a sweep's front cut: from the journal and the recipes, without any data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from autoprune.orchestration.artifacts import MODEL_FOLDER, RECIPE_FILE, read_re
 from autoprune.orchestration.comparison.networks import example_of
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.view import SweepView
-from autoprune.pruning.anatomy import gone_units, unit_names
+from autoprune.pruning.anatomy import gone_units, unit_names, went_with
 from autoprune.pruning.coupling import Coupling
 from autoprune.pruning.graph import trace
 from autoprune.pruning.recipe import Recipe
@@ -31,12 +31,14 @@ class Survivors:
 class ExplainedMember:
     """A member of the front and, of every group whose units have names, which of them are left.
 
-    Channels and neurons have none: how many are left is in the trial's spec. Without its recipe a
-    member has no `survivors`.
+    Channels and neurons have none: how many are left is in the trial's spec, but for groups of any
+    kind that a block or a branch took along: which, by group, is in `went_with`. Without its recipe
+    a member has neither.
     """
 
     observation: Observation
     survivors: Mapping[str, Survivors] = field(default_factory=dict)
+    went_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -73,7 +75,7 @@ def explain_front(
     recipes = {m.trial.number: _recipe(folder, m.trial.number) for m in members}
     known = {number: recipe for number, recipe in recipes.items() if recipe is not None}
     unnamed = [
-        f"the network of trial {number} was not kept, so its units are not named"
+        f"{_missing(folder, number)}, so the units of trial {number} are not named"
         for number in recipes.keys() - known.keys()
     ]
     found: tuple[Coupling, ...] = ()
@@ -87,9 +89,7 @@ def explain_front(
             unnamed.append(f"units are not named: {first_line(error)}")
     return ExplainedFront(
         view,
-        tuple(
-            ExplainedMember(m, _survivors(known.get(m.trial.number), found, view)) for m in members
-        ),
+        tuple(_explained(m, known.get(m.trial.number), found, view) for m in members),
         tuple(sorted(unnamed)),
     )
 
@@ -99,15 +99,32 @@ def _recipe(folder: Path, number: int) -> Recipe | None:
     return read_recipe(place) if (place / RECIPE_FILE).is_file() else None
 
 
-def _survivors(
-    recipe: Recipe | None, couplings: tuple[Coupling, ...], view: SweepView
-) -> dict[str, Survivors]:
+def _missing(folder: Path, number: int) -> str:
+    place = trial_folder(folder, number) / MODEL_FOLDER
+    return f"{place / RECIPE_FILE} is missing" if place.is_dir() else "its network was not kept"
+
+
+def _explained(
+    member: Observation, recipe: Recipe | None, couplings: tuple[Coupling, ...], view: SweepView
+) -> ExplainedMember:
     if recipe is None:
-        return {}
-    searched = {group.name for group in view.space.groups if group.kind not in ALIGNED}
+        return ExplainedMember(member)
+    names = {group.name for group in view.space.groups}
+    searched = [coupling for coupling in couplings if coupling.group.name in names]
+    taken = {c.group.name: went_with(c, recipe.history) for c in searched}
+    return ExplainedMember(
+        member,
+        _survivors(recipe, couplings, searched),
+        {name: wholes for name, wholes in taken.items() if wholes},
+    )
+
+
+def _survivors(
+    recipe: Recipe, couplings: tuple[Coupling, ...], searched: Iterable[Coupling]
+) -> dict[str, Survivors]:
     found = {}
-    for coupling in couplings:
-        if coupling.group.name in searched:
+    for coupling in searched:
+        if coupling.group.kind not in ALIGNED:
             names, gone = unit_names(coupling, couplings), set(gone_units(coupling, recipe.history))
             found[coupling.group.name] = Survivors(
                 left=tuple(name for unit, name in enumerate(names) if unit not in gone),
