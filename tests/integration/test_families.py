@@ -23,6 +23,7 @@ KINDS = {
     "DistilBERT": {"heads": 4, "neurons": 6, "blocks": 1},
     "GPT-2": {"heads": 4, "neurons": 5, "blocks": 1},
     "OPT": {"heads": 4, "neurons": 5, "blocks": 1},
+    "Llama": {"neurons": 4, "blocks": 1},
     "ResNet": {"channels": 18, "blocks": 3},
     "ConvNeXt": {"channels": 3, "neurons": 7, "blocks": 3},
     "RegNet": {"channels": 19, "blocks": 2},
