@@ -347,6 +347,51 @@ def test_what_cannot_be_searched_is_refused_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("make", "faults"),
+    [
+        (
+            lambda: autoprune.FitPlan(epochs="3", lr=True, grad_clip="1", amp=None),
+            (
+                "epochs is '3'; give a whole number",
+                "lr is True; give a number",
+                "grad_clip is '1'; give a number, or None",
+                "amp is None; give a text",
+            ),
+        ),
+        (
+            lambda: autoprune.Distillation(weight="a", hint_layers="conv*"),
+            ("weight is 'a'; give a number", "hint_layers is 'conv*'; give a list of texts"),
+        ),
+        (
+            lambda: autoprune.Reconstruction(batches="3"),
+            ("batches is '3'; give a whole number",),
+        ),
+        (lambda: autoprune.Sparsity(epochs=1.5), ("epochs is 1.5; give a whole number",)),
+        (lambda: autoprune.Schedule(rewind=1), ("rewind is 1; give True or False",)),
+        (
+            lambda: autoprune.Recovery({"epochs": 1}, sparsity=3, schedule=None),
+            (
+                "fit is {'epochs': 1}; give a FitPlan",
+                "sparsity is 3; give a Sparsity, or None",
+                "schedule is None; give a Schedule",
+            ),
+        ),
+        (
+            lambda: autoprune.Ladder(epochs=["0"], reduction="4"),
+            (
+                "epochs is ['0']; give a list of whole numbers",
+                "reduction is '4'; give a number",
+            ),
+        ),
+    ],
+)
+def test_plans_refuse_what_is_of_another_type(make: Any, faults: tuple[str, ...]) -> None:
+    with pytest.raises(AutopruneError) as found:
+        make()
+    assert str(found.value) == "\n".join(faults)
+
+
 def test_every_option_has_a_default_and_is_explained() -> None:
     assert list(DEFAULTS) == list(Options.__annotations__)
     for name in DEFAULTS:

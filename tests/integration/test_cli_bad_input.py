@@ -289,7 +289,7 @@ def test_healing(refused: Refused) -> None:
     )
     assert message.splitlines() == [
         "autoprune: recovery.recalibration_batches is 0; choose 1 or more",
-        "autoprune: recovery.reconstruction: batches is -1; choose 1 or more",
+        "autoprune: recovery.reconstruction.batches is -1; choose 0 or more",
         "autoprune: recovery.reconstruction: ridge is 0.0; choose a positive number",
         "autoprune: recovery.distillation: weight is 2.0; choose a number in [0, 1]",
         "autoprune: recovery.distillation: temperature is 0.0; choose a positive number",
@@ -309,11 +309,11 @@ def test_sparse_training(refused: Refused) -> None:
         *("recovery.sparsity.epochs=-1", "recovery.sparsity.strength=0"),
     )
     assert message.splitlines() == [
+        "autoprune: recovery.sparsity.epochs is -1; choose 0 or more",
         "autoprune: recovery.sparsity: method 'group_laso' is not known; did you mean "
         "'group_lasso'? Otherwise choose from ['group_lasso', 'low_rank', 'slimming']",
         "autoprune: recovery.sparsity: budget 'mac' is not known; did you mean 'macs'? Otherwise "
         "choose from ['latency', 'macs', 'none']",
-        "autoprune: recovery.sparsity: epochs is -1; choose 1 or more",
         "autoprune: recovery.sparsity: strength is 0.0; choose a positive number",
     ]
     message = refused(
