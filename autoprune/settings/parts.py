@@ -142,8 +142,9 @@ def precisions_in(names: Sequence[str], runtime: Runtime) -> tuple[str, ...]:
     taken = precisions_of(runtime)
     if not set(names) <= set(taken):
         raise AutopruneError(
-            f"{listed}: runtime {runtime.name!r} takes networks in {', '.join(taken)} only; choose "
-            "meter=onnxruntime on the CPU, or precisions=[fp32]"
+            f"{listed}: runtime {runtime.name!r} takes networks in {', '.join(taken)} only; set "
+            'meter=onnxruntime (from Python, runtime="onnxruntime") on the CPU, or precisions to '
+            "fp32 alone"
         )
     return tuple(names)
 

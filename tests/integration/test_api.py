@@ -336,6 +336,18 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"searcher": None}, "the searcher is None; give a name, or what builds one"),
         ({"storage": Path("store")}, "storage='store': name a folder from the root on"),
         ({"storage": "/nowhere"}, "executor.storage: cannot write to /nowhere"),
+        (
+            {"precisions": ("fp32", "int8")},
+            'set meter=onnxruntime \\(from Python, runtime="onnxruntime"\\) on the CPU, or prec',
+        ),
+        (
+            {
+                "recovery": autoprune.Recovery(
+                    FAST, sparsity=autoprune.Sparsity(epochs=1, budget="latency")
+                )
+            },
+            "set profile=true \\(from Python, profile=True\\), or choose its budget macs",
+        ),
         ({"storage": 3}, "storage is 3; give a path, a URL, or None"),
     ],
 )

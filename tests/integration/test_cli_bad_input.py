@@ -260,12 +260,13 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
     [
         (
             ("precisions=[fp32,int8]",),
-            "precisions [fp32, int8]: runtime 'eager' takes networks in fp32 only; choose "
-            "meter=onnxruntime on the CPU, or precisions=[fp32]",
+            "precisions [fp32, int8]: runtime 'eager' takes networks in fp32 only; set "
+            'meter=onnxruntime (from Python, runtime="onnxruntime") on the CPU, or precisions to '
+            "fp32 alone",
         ),
         (
             ("precisions=[int8]", "meter=onnxruntime_int8"),
-            "precisions [int8]: runtime 'onnx int8' takes networks in fp32 only; choose meter=",
+            "precisions [int8]: runtime 'onnx int8' takes networks in fp32 only; set meter=",
         ),
         (("precisions=[int4]",), "precision 'int4' is not known; did you mean 'int8'? Otherwise"),
         (("precisions=[]",), "precisions is empty; name at least one, such as fp32"),
