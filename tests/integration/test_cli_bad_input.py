@@ -381,7 +381,7 @@ def test_early_weights(refused: Refused) -> None:
     message = refused(*words, "baseline.keep_epoch=null", "seed=-1")
     assert "baseline.keep_epoch is null, which keeps none; set it to an epoch" in message
     assert "seed is -1" in message
-    assert "baseline.keep_epoch is 2 of 1 epochs; choose a smaller one" in refused(*words)
+    assert "baseline.keep_epoch is 2 of 1 epochs; set a smaller one, or choose" in refused(*words)
     message = refused("plan", *SMALL, "baseline.keep_epoch=-1")
     assert "baseline.keep_epoch is -1; choose 0 or more" in message
 
