@@ -252,7 +252,9 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         "constraint on 'speedup': 3.0..2.0",
     ):
         assert fault in message
-    assert "data.side is nan; choose a finite number" in refused("sweep", *SMALL, "data.side=nan")
+    message = refused("sweep", *SMALL, "data.side=nan", "budget.wall_minutes=inf")
+    assert "data.side is nan; choose a finite number\n" in message
+    assert "budget.wall_minutes is inf; choose a finite number, or null for no bound\n" in message
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,14 @@ def test_faults(
     assert not list(folder.iterdir())
 
 
+def test_a_ratio_that_is_no_number_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", *WORDS, "ratio=nan"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "autoprune: ratio is nan; choose shares of every group to prune, between 0 and 1, each "
+        "once, such as 0.3 or [0.3,0.5]"
+    ]
+
+
 def test_faults_are_told_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", *WORDS, "ratio=2", "checks=0", "meter.max_s=0"]) == 2
     err = capsys.readouterr().err
