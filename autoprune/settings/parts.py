@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from autoprune.domain.bounds import Bounds
-from autoprune.domain.errors import AutopruneError, FaultsError, unknown
+from autoprune.domain.errors import AutopruneError, FaultsError, check_once, unknown
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import PRECISIONS
@@ -124,6 +124,7 @@ def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:
     if not config["criteria"]:
         raise AutopruneError("importance.criteria is empty; name at least one, such as l1")
     faults = Faults()
+    faults.of(lambda: check_once("importance.criteria", config["criteria"]))
     found = {name: faults.of(partial(criterion_of, name)) for name in config["criteria"]}
     faults.check()
     return found
@@ -137,8 +138,7 @@ def precisions_in(names: Sequence[str], runtime: Runtime) -> tuple[str, ...]:
     for name in names:
         if name not in PRECISIONS:
             raise unknown("precision", name, PRECISIONS)
-    if len(set(names)) < len(names):
-        raise AutopruneError(f"{listed}: name each once")
+    check_once("precisions", names)
     taken = precisions_of(runtime)
     if not set(names) <= set(taken):
         raise AutopruneError(

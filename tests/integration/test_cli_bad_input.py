@@ -274,7 +274,7 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         (("precisions=[]",), "precisions is empty; name at least one, such as fp32"),
         (
             ("precisions=[int8,int8]", "meter=onnxruntime"),
-            "precisions [int8, int8]: name each once",
+            "precisions names int8 more than once; name each once",
         ),
         (("calibration_batches=0",), "calibration_batches is 0; choose 1 or more"),
         (("tracking.export=[onxx]",), "tracking.export: format 'onxx' is not known; did you mean"),
@@ -402,6 +402,14 @@ def test_rules_across_fields(refused: Refused) -> None:
     assert "reference names ['params'], which are no objectives" in message
     message = refused("sweep", *SMALL, "budget.trials=null")
     assert "the budget is unbounded; set budget.trials or a time limit" in message
+    twice = ("importance.criteria=[l1,l1,l2]", "precisions=[fp32,fp32]")
+    message = refused("sweep", *SMALL, *twice)
+    assert message.splitlines() == [
+        "autoprune: importance.criteria names l1 more than once; name each once",
+        "autoprune: precisions names fp32 more than once; name each once",
+    ]
+    message = refused("sweep", *SMALL, "space.kinds=[neurons,neurons]")
+    assert "space.kinds names neurons more than once; name each once" in message
     message = refused("sweep", *SMALL, "space.exclude=[conv*]")
     assert "pattern 'conv*' matches no group; the groups are" in message
 
