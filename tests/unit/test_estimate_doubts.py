@@ -125,6 +125,16 @@ def test_unconverged_baselines(prepared: Prepared) -> None:
     assert str(doubt) == "unconverged baseline: it was still improving"
 
 
+def test_baselines_of_too_few_epochs(prepared: Prepared) -> None:
+    def trained(epochs: int) -> Prepared:
+        return replace(prepared, baseline=replace(prepared.baseline, history=(0.9,) * epochs))
+
+    few = rules(trained(4))["unconverged baseline"]
+    assert few.startswith("too few epochs to tell whether it had converged (4, fewer than 5): ")
+    assert few.endswith("raise baseline.fit.epochs")
+    assert rules(trained(5)) == rules(trained(0)) == {}
+
+
 def profile(accuracy: dict[str, dict[int, float]]) -> Profile:
     """Groups of ten units that have the accuracy where they are cut alone to a width."""
     points = tuple(

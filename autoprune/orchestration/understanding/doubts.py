@@ -9,7 +9,7 @@ import torch
 from autoprune.domain.objective import Objective
 from autoprune.domain.profile import Profile
 from autoprune.domain.space import Group, PruningSpec, SearchSpace
-from autoprune.orchestration.baseline import late_fall
+from autoprune.orchestration.baseline import ENOUGH_EPOCHS, late_fall
 from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.reports.console import short
 from autoprune.pruning.separable import separable_macs
@@ -39,7 +39,7 @@ class Doubt:
 def network_doubts(prepared: Prepared) -> tuple[Doubt, ...]:
     """What speaks against pruning this network at all."""
     found = [*_tiny(prepared), *_mobile(prepared), *_little_data(prepared)]
-    return (*found, *_unconverged(prepared))
+    return (*found, *unconverged(prepared))
 
 
 def _tiny(prepared: Prepared) -> Iterator[Doubt]:
@@ -105,7 +105,8 @@ def _counted(task: Task) -> tuple[int, int]:
     return samples, len(labels) if labelled else 0
 
 
-def _unconverged(prepared: Prepared) -> Iterator[Doubt]:
+def unconverged(prepared: Prepared) -> Iterator[Doubt]:
+    """What speaks against pruning a baseline as it was trained."""
     yield from (Doubt("unconverged baseline", doubt) for doubt in prepared.doubts)
     fall = None if prepared.doubts else late_fall(prepared.baseline.losses)
     if fall is not None and fall > LATE_FALL:
@@ -114,6 +115,14 @@ def _unconverged(prepared: Prepared) -> Iterator[Doubt]:
             f"the last fifth of its training made {fall:.0%} of the fall of its loss, more than "
             f"{LATE_FALL:.0%}: it was still learning, and what recovery gains may be what the "
             "baseline lacked; raise baseline.fit.epochs",
+        )
+    epochs = len(prepared.baseline.history)
+    if 0 < epochs < ENOUGH_EPOCHS:
+        yield Doubt(
+            "unconverged baseline",
+            f"too few epochs to tell whether it had converged ({epochs}, fewer than "
+            f"{ENOUGH_EPOCHS}): what recovery gains may be what it lacked; raise "
+            "baseline.fit.epochs",
         )
 
 
