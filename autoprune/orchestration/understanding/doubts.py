@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 
+from autoprune.domain.latency import ALIGNMENT, Prediction
 from autoprune.domain.objective import Objective
 from autoprune.domain.profile import Profile
 from autoprune.domain.space import Group, PruningSpec, SearchSpace
@@ -127,11 +128,11 @@ def unconverged(prepared: Prepared) -> Iterator[Doubt]:
 
 
 def ratio_doubts(
-    ratio: float, spec: PruningSpec, prepared: Prepared, profile: Profile
+    ratio: float, spec: PruningSpec, prepared: Prepared, profile: Profile, speedup: Prediction
 ) -> tuple[Doubt, ...]:
     """What speaks against pruning the share `ratio` of every group, which gives `spec`."""
     space = prepared.plan.space
-    found = [*_bounded(ratio, spec, space)]
+    found = [*_bounded(ratio, spec, space), *_not_faster(ratio, speedup)]
     allowed = abs(prepared.goal.reference[0] - profile.baseline[prepared.goal.main.metric])
     falls = {
         group.name: fall
@@ -162,6 +163,25 @@ def _bounded(ratio: float, spec: PruningSpec, space: SearchSpace) -> Iterator[Do
             "less than asked",
             f"at a ratio of {ratio:g} the space lets {pruned:.0%} of the units go; lower "
             "space.min_kept or space.step",
+        )
+
+
+def _not_faster(ratio: float, speedup: Prediction) -> Iterator[Doubt]:
+    if speedup.low is None or speedup.high is None or speedup.low > 1.0:
+        return
+    told = f"{speedup.ratio:.2f}x, 95% interval {speedup.low:.2f} to {speedup.high:.2f}"
+    if speedup.high < 1.0:
+        yield Doubt(
+            "slower",
+            f"at a ratio of {ratio:g} the network is predicted to be slower than the unpruned one "
+            f"({told}); choose a larger ratio, or widths that kernels are made for "
+            f"(space.step={ALIGNMENT})",
+        )
+    else:
+        yield Doubt(
+            "no certain gain",
+            f"at a ratio of {ratio:g} the network may be no faster than the unpruned one ({told}); "
+            "choose a larger ratio, or more checks, which may narrow the interval",
         )
 
 
