@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from autoprune.cli.again import config_of, request_of
 from autoprune.cli.call import BROKE_OFF, DONE, INTERRUPTED, Call, broken_off, say, stderr
 from autoprune.domain.errors import AutopruneError
@@ -19,6 +21,7 @@ from autoprune.orchestration.reports.console import ConsoleWatcher, count, short
 from autoprune.orchestration.reports.profile import point_line
 from autoprune.orchestration.request import SweepRequest
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
+from autoprune.orchestration.view import SweepView
 from autoprune.settings.build import build_request, tracking_of
 
 
@@ -41,7 +44,7 @@ def _run(
     call: Call, request: SweepRequest, config: Mapping[str, Any], *, folder: Path | None = None
 ) -> int:
     total = request.baseline.plan.epochs if request.baseline.plan else 0
-    main, watcher = request.task.metrics[0].name, ConsoleWatcher(call.console)
+    main, watcher = request.task.metrics[0].name, _Lines(call.console, request)
     try:
         launched = launch(
             replace(request, on_signal=answer),
@@ -60,7 +63,26 @@ def _run(
         if watcher.started is None:
             raise
         return broken_off(error, watcher.started.command("resume"))
+    assert watcher.started is not None, "a sweep that ended has begun"
+    result = launched.result
+    if result.complete and result.view.observations == watcher.started.observations:
+        call.say(
+            "complete  its budget was used up before: nothing ran; resume with a larger budget"
+        )
     return _show_end(call, launched)
+
+
+class _Lines(ConsoleWatcher):
+    """A line ahead of all trials: from there on the first Ctrl-C ends them in good order."""
+
+    def __init__(self, console: Console, request: SweepRequest) -> None:
+        super().__init__(console)
+        self._request = request
+
+    def on_start(self, view: SweepView) -> None:
+        """Say how many run at a time, which may be more or fewer than when the sweep began."""
+        say(self.console, [f"running   {self._request.executor.slots} trials at a time"])
+        super().on_start(view)
 
 
 def answer(policy: OnInterrupt) -> None:
@@ -78,7 +100,6 @@ def _show_prepared(call: Call, prepared: Prepared) -> None:
         f"{short(metrics['macs'])} MACs, {short(metrics['params'])} parameters "
         f"({prepared.baseline.source})",
         f"space     {len(space.axes)} groups, {count(space.size)} specs",
-        f"running   {request.executor.slots} trials at a time",
         *(f"warning   {warning}" for warning in prepared.warnings),
     )
 

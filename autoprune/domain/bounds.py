@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from autoprune.domain.errors import AutopruneError, unknown
+from autoprune.domain.errors import AutopruneError, check_once, unknown
 from autoprune.domain.space import ALIGNED, KINDS, Axis, Group, SearchSpace
 
 
@@ -31,8 +31,10 @@ class Bounds:
 def of_kinds(groups: Iterable[Group], kinds: Sequence[str]) -> tuple[Group, ...]:
     """The groups of some kinds.
 
-    Raises AutopruneError for a kind that there is not, and where no group is left.
+    Raises AutopruneError for a kind that there is not, or that stands twice, and where no group is
+    left.
     """
+    check_once("space.kinds", kinds)
     for kind in kinds:
         if kind not in KINDS:
             raise unknown("kind of group", kind, KINDS)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 E = TypeVar("E", bound=BaseException)
@@ -60,6 +60,18 @@ def without_passwords(error: E) -> E:
             link.strerror = shown(link.strerror)
         link = link.__cause__ or link.__context__
     return error
+
+
+def check_once(key: str, names: Sequence[str], *, remedy: str = "") -> None:
+    """Raise AutopruneError where the list under `key` has a name more than once.
+
+    `remedy` is what else there is to do than naming it once.
+    """
+    again = sorted({name for name in names if list(names).count(name) > 1})
+    if again:
+        raise AutopruneError(
+            f"{key} names {', '.join(again)} more than once; name each once{remedy}"
+        )
 
 
 def unknown(what: str, name: object, choices: Iterable[str]) -> AutopruneError:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+TELLING = 0.5
+"""An interval that is likelier to miss a value than to hold it tells nothing of it."""
+
 _MISS = 0.025
 
 
@@ -25,6 +28,11 @@ class Expectation:
     high: float | None
     level: float
     count: int
+
+    @property
+    def telling(self) -> bool:
+        """Whether the interval says how far the value may be off."""
+        return self.level >= TELLING
 
 
 def expected_after(pairs: Sequence[tuple[float, float]], before: float) -> Expectation | None:

@@ -11,6 +11,7 @@ from autoprune.domain.errors import AutopruneError
 from autoprune.domain.objective import Goal
 from autoprune.domain.pareto import best_first
 from autoprune.domain.trial import Measurement, Observation
+from autoprune.domain.typed import check_types
 
 ENOUGH = 8
 """Trials that a rank correlation needs before it says anything of a rung."""
@@ -42,6 +43,7 @@ class Ladder:
     finish_front: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.epochs or list(self.epochs) != sorted({*self.epochs}) or self.epochs[0] < 0:
             raise AutopruneError(
                 f"ladder.epochs is {list(self.epochs)}; give epochs of recovery from 0 on, at "

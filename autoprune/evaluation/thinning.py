@@ -70,7 +70,7 @@ def _cost(
         if context.latency is None:
             raise AutopruneError(
                 "sparsity.budget is latency, which a profile predicts, and this sweep has none; "
-                "set profile=true, or choose the budget macs"
+                "set profile=true (from Python, profile=True), or choose its budget macs"
             )
         if context.latency.share(trial.spec.widths) < context.latency.share({}):
             return context.latency.share

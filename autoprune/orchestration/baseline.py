@@ -41,6 +41,9 @@ from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks.protocol import Task
 
 HISTORY_FILE = "history.json"
+ENOUGH_EPOCHS = 5
+"""A training of fewer epochs does not tell whether it had converged."""
+
 EpochReport = Callable[[int, float], None]
 """Hears of an epoch of the baseline's training, and of its main metric on val."""
 
@@ -173,9 +176,9 @@ def rising(history: tuple[float, ...], metric: Metric) -> bool:
     """Whether a training was cut short: its last fifth still improved on all before.
 
     An improvement counts from a tenth of what would make the network useless (`Metric.edge`);
-    a training of fewer than five epochs says nothing.
+    a training of fewer than `ENOUGH_EPOCHS` says nothing.
     """
-    if len(history) < 5:
+    if len(history) < ENOUGH_EPOCHS:
         return False
     tail = max(1, len(history) // 5)
     values = [metric.direction.sign * value for value in history]
@@ -186,9 +189,9 @@ def rising(history: tuple[float, ...], metric: Metric) -> bool:
 def late_fall(losses: tuple[float, ...]) -> float | None:
     """Which share of the fall of a training's loss its last fifth made.
 
-    None for a training of fewer than five epochs, and for one whose loss did not fall.
+    None for a training of fewer than `ENOUGH_EPOCHS`, and for one whose loss did not fall.
     """
-    if len(losses) < 5 or losses[-1] >= losses[0]:
+    if len(losses) < ENOUGH_EPOCHS or losses[-1] >= losses[0]:
         return None
     tail = max(1, len(losses) // 5)
     return (losses[-1 - tail] - losses[-1]) / (losses[0] - losses[-1])

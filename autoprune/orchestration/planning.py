@@ -117,7 +117,8 @@ def check_predicted(recoveries: Mapping[str, Recovery], *, profiled: bool) -> No
         if recovery.sparsity is not None and recovery.sparsity.budget == "latency" and not profiled:
             raise AutopruneError(
                 f"recovery {name!r} trains to a budget of latency, which a profile predicts, and "
-                "this sweep has none; set profile=true, or sparsity.budget=macs"
+                "this sweep has none; set profile=true (from Python, profile=True), or choose "
+                "its budget macs"
             )
 
 

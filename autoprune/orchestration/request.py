@@ -197,7 +197,7 @@ def check_rewinding(baseline: BaselineRequest, recoveries: Mapping[str, Recovery
     elif epoch is None:
         fault = "baseline.keep_epoch is null, which keeps none; set it to an epoch, such as 2"
     elif epoch >= plan.epochs:
-        fault = f"baseline.keep_epoch is {epoch} of {plan.epochs} epochs; choose a smaller one"
+        fault = f"baseline.keep_epoch is {epoch} of {plan.epochs} epochs; set a smaller one"
     else:
         return
     raise AutopruneError(

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.objective import Metric
+from autoprune.domain.typed import check_types
 from autoprune.pruning.cuts import LAYERS, Cut, width
 from autoprune.tasks.protocol import CustomFit, Inputs, Split, Task, every_module, tensors_of
 
@@ -42,6 +43,7 @@ class Distillation:
     hint_layers: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         rules = {
             "weight": (0 <= self.weight <= 1, "a number in [0, 1]"),
             "temperature": (0 < self.temperature < math.inf, "a positive number"),

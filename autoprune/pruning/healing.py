@@ -10,6 +10,7 @@ from torch import nn
 
 from autoprune.domain.errors import FaultsError
 from autoprune.domain.protocols import StepGuard
+from autoprune.domain.typed import check_types
 from autoprune.pruning.cuts import Cut
 from autoprune.pruning.distill import Distillation, Distilled
 from autoprune.pruning.recalibrate import recalibrate
@@ -51,6 +52,7 @@ class Recovery:
         return f"Recovery({', '.join(told)})"
 
     def __post_init__(self) -> None:
+        check_types(self)
         faults = []
         if self.recalibration_batches < 1:
             faults.append(

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules
 from autoprune.domain.protocols import StepGuard
+from autoprune.domain.typed import check_types
 from autoprune.pruning.cuts import Cut, width
 from autoprune.pruning.isolation import derive, mode, own_rng
 from autoprune.tasks.protocol import Task, device_of, every_module
@@ -37,6 +38,7 @@ class Reconstruction:
     ridge: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_types(self)
         rules = {
             "batches": (self.batches >= 1, "1 or more"),
             "positions": (self.positions >= 1, "1 or more"),

@@ -17,6 +17,7 @@ from torch import nn
 from autoprune.domain.errors import AutopruneError, FaultsError, broken_rules, unknown
 from autoprune.domain.protocols import StepGuard
 from autoprune.domain.trial import Cause, TrialError
+from autoprune.domain.typed import check_types
 from autoprune.pruning.isolation import derive, mode, own_rng
 from autoprune.tasks.protocol import CustomFit, Task, device_of
 
@@ -43,6 +44,7 @@ class FitPlan:
     amp: str = "off"
 
     def __post_init__(self) -> None:
+        check_types(self)
         faults = []
         for name, known in (("optimizer", OPTIMIZERS), ("amp", AMP_DTYPES)):
             if getattr(self, name) not in known:

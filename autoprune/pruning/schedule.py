@@ -6,6 +6,7 @@ from itertools import accumulate
 
 from autoprune.domain.errors import FaultsError, unknown
 from autoprune.domain.space import UNEVEN_KINDS, Group
+from autoprune.domain.typed import check_types
 from autoprune.pruning.recover import FitPlan
 
 SHAPES: dict[str, Callable[[float, int, int], float]] = {
@@ -35,6 +36,7 @@ class Schedule:
     rewind: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         faults = []
         if self.rounds < 1:
             faults.append(f"rounds is {self.rounds}; choose 1, which is one shot, or more")

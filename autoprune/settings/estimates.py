@@ -21,7 +21,8 @@ def build_estimate(config: Mapping[str, Any], *, code_paths: Sequence[str] = ())
     ratios = faults.of(lambda: _ratios(config["ratio"]))
     faults.of(lambda: check_ranges("", config, {"checks": TWO_OR_MORE}))
     faults.of(lambda: _check_precisions(config["precisions"]))
-    sweep = faults.of(lambda: build_request(config, code_paths=code_paths))
+    asked = {key: value for key, value in config.items() if key != "ratio"}
+    sweep = faults.of(lambda: build_request(asked, code_paths=code_paths))
     faults.check()
     return EstimateRequest(sweep, ratios, checks=config["checks"])
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.domain.errors import FaultsError
+from autoprune.domain.errors import FaultsError, check_once
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import RECOVERY_OPTIONS, compose_config, options_of, plain
+from autoprune.settings.rules import Faults
 
 
 def check_listed(key: str, names: Sequence[str], group: str, config_dir: str | None) -> None:
@@ -16,19 +17,15 @@ def check_listed(key: str, names: Sequence[str], group: str, config_dir: str | N
 
 
 def _faults(key: str, names: Sequence[str], group: str, config_dir: str | None) -> list[str]:
-    options = options_of(group, config_dir)
-    faults = [
+    options, faults = options_of(group, config_dir), Faults()
+    faults.lines += [
         f"{key}: there is no {name!r}; {choose(name, options)}"
         for name in names
         if name not in options
     ]
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        faults.append(
-            f"{key} names {', '.join(twice)} more than once; name each once, and give one with "
-            "other arguments an option and a name of its own (--config-dir)"
-        )
-    return faults
+    more = ", and give one with other arguments an option and a name of its own (--config-dir)"
+    faults.of(lambda: check_once(key, names, remedy=more))
+    return faults.lines
 
 
 def option(group: str, name: str, config_dir: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from autoprune.domain.errors import AutopruneError, first_line
+from autoprune.domain.errors import AutopruneError, check_once, first_line
 from autoprune.measurement.meter import MeterSettings, PairedMeter, calibrated
 from autoprune.measurement.runtimes.protocol import uncalibrated
 from autoprune.orchestration.baseline import BaselineCache, load_checkpoint
@@ -135,8 +135,7 @@ def named_meters(
         for name in names
         if name not in known
     ]
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    faults.lines += [f"runtimes names {name} twice; name each once" for name in twice]
+    faults.of(lambda: check_once("runtimes", names))
     faults.check()
     configs = {name: faults.of(partial(_config_on, name, words, config_dir)) for name in names}
     faults.check()

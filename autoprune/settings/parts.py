@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from autoprune.domain.bounds import Bounds
-from autoprune.domain.errors import AutopruneError, FaultsError, unknown
+from autoprune.domain.errors import AutopruneError, FaultsError, check_once, unknown
 from autoprune.domain.ladder import Ladder
 from autoprune.domain.objective import Constraint
 from autoprune.domain.space import PRECISIONS
@@ -22,7 +22,7 @@ from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.schedule import Schedule
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.settings.compose import RECOVERY_OPTIONS
-from autoprune.settings.rules import ONE_OR_MORE, POSITIVE, Faults, T, check_ranges
+from autoprune.settings.rules import NOT_NEGATIVE, ONE_OR_MORE, POSITIVE, Faults, T, check_ranges
 
 
 def fit_plan(section: str, config: Mapping[str, Any]) -> FitPlan:
@@ -62,8 +62,13 @@ def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
     rules = {"recalibration_batches": ONE_OR_MORE}
     faults.of(lambda: check_ranges(section, config, rules))
     fit = faults.of(lambda: fit_plan(f"{section}.fit", config["fit"]))
-    sparsity = faults.of(partial(_sparsity, section, config["sparsity"]))
-    reconstruction = faults.of(partial(_reconstruction, section, config["reconstruction"]))
+    sparsity = faults.of(
+        lambda: _unless_none(f"{section}.sparsity", config["sparsity"], "epochs", Sparsity)
+    )
+    fitted = config["reconstruction"]
+    reconstruction = faults.of(
+        lambda: _unless_none(f"{section}.reconstruction", fitted, "batches", Reconstruction)
+    )
     distillation = faults.of(partial(_distillation, section, config["distillation"]))
     schedule = faults.of(partial(_schedule, section, config["schedule"]))
     faults.check()
@@ -81,18 +86,16 @@ def _recovery(section: str, config: Mapping[str, Any]) -> Recovery:
     )
 
 
-def _sparsity(section: str, config: Mapping[str, Any]) -> Sparsity | None:
-    """None for 0 epochs."""
-    place, epochs = f"{section}.sparsity", config["epochs"]
-    found = _in_section(place, lambda: Sparsity(**{**config, "epochs": epochs or 1}))
-    return found if epochs else None
-
-
-def _reconstruction(section: str, config: Mapping[str, Any]) -> Reconstruction | None:
-    """None for 0 batches."""
-    place, batches = f"{section}.reconstruction", config["batches"]
-    found = _in_section(place, lambda: Reconstruction(**{**config, "batches": batches or 1}))
-    return found if batches else None
+def _unless_none(
+    section: str, config: Mapping[str, Any], amount: str, make: Callable[..., T]
+) -> T | None:
+    """What `make` gives of a section; None where the key `amount` is 0, which `make` refuses."""
+    faults = Faults()
+    faults.of(lambda: check_ranges(section, config, {amount: NOT_NEGATIVE}))
+    some = {**config, amount: max(config[amount], 1)}
+    found = faults.of(lambda: _in_section(section, lambda: make(**some)))
+    faults.check()
+    return found if config[amount] else None
 
 
 def _distillation(section: str, config: Mapping[str, Any]) -> Distillation | None:
@@ -121,6 +124,7 @@ def criteria_of(config: Mapping[str, Any]) -> dict[str, Criterion]:
     if not config["criteria"]:
         raise AutopruneError("importance.criteria is empty; name at least one, such as l1")
     faults = Faults()
+    faults.of(lambda: check_once("importance.criteria", config["criteria"]))
     found = {name: faults.of(partial(criterion_of, name)) for name in config["criteria"]}
     faults.check()
     return found
@@ -134,13 +138,13 @@ def precisions_in(names: Sequence[str], runtime: Runtime) -> tuple[str, ...]:
     for name in names:
         if name not in PRECISIONS:
             raise unknown("precision", name, PRECISIONS)
-    if len(set(names)) < len(names):
-        raise AutopruneError(f"{listed}: name each once")
+    check_once("precisions", names)
     taken = precisions_of(runtime)
     if not set(names) <= set(taken):
         raise AutopruneError(
-            f"{listed}: runtime {runtime.name!r} takes networks in {', '.join(taken)} only; choose "
-            "meter=onnxruntime on the CPU, or precisions=[fp32]"
+            f"{listed}: runtime {runtime.name!r} takes networks in {', '.join(taken)} only; set "
+            'meter=onnxruntime (from Python, runtime="onnxruntime") on the CPU, or precisions to '
+            "fp32 alone"
         )
     return tuple(names)
 

@@ -71,7 +71,8 @@ def check_finite(config: Mapping[str, Any]) -> None:
 
     def faults(value: Any, key: str) -> Iterator[str]:
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"{key} is {value}; choose a finite number, or null for no bound"
+            unbounded = ", or null for no bound" if math.isinf(value) else ""
+            yield f"{key} is {value}; choose a finite number{unbounded}"
         parts = value if isinstance(value, Mapping) else {}
         if isinstance(value, list):
             parts = dict(enumerate(value))

@@ -336,6 +336,18 @@ def test_in_ray_with_mlflow_and_going_on(tmp_path: Path, trained: nn.Module) -> 
         ({"searcher": None}, "the searcher is None; give a name, or what builds one"),
         ({"storage": Path("store")}, "storage='store': name a folder from the root on"),
         ({"storage": "/nowhere"}, "executor.storage: cannot write to /nowhere"),
+        (
+            {"precisions": ("fp32", "int8")},
+            'set meter=onnxruntime \\(from Python, runtime="onnxruntime"\\) on the CPU, or prec',
+        ),
+        (
+            {
+                "recovery": autoprune.Recovery(
+                    FAST, sparsity=autoprune.Sparsity(epochs=1, budget="latency")
+                )
+            },
+            "set profile=true \\(from Python, profile=True\\), or choose its budget macs",
+        ),
         ({"storage": 3}, "storage is 3; give a path, a URL, or None"),
     ],
 )
@@ -345,6 +357,51 @@ def test_what_cannot_be_searched_is_refused_and_leaves_nothing(
     with pytest.raises(AutopruneError, match=message):
         searched(tmp_path / "out", small_net(), **changes)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "faults"),
+    [
+        (
+            lambda: autoprune.FitPlan(epochs="3", lr=True, grad_clip="1", amp=None),
+            (
+                "epochs is '3'; give a whole number",
+                "lr is True; give a number",
+                "grad_clip is '1'; give a number, or None",
+                "amp is None; give a text",
+            ),
+        ),
+        (
+            lambda: autoprune.Distillation(weight="a", hint_layers="conv*"),
+            ("weight is 'a'; give a number", "hint_layers is 'conv*'; give a list of texts"),
+        ),
+        (
+            lambda: autoprune.Reconstruction(batches="3"),
+            ("batches is '3'; give a whole number",),
+        ),
+        (lambda: autoprune.Sparsity(epochs=1.5), ("epochs is 1.5; give a whole number",)),
+        (lambda: autoprune.Schedule(rewind=1), ("rewind is 1; give True or False",)),
+        (
+            lambda: autoprune.Recovery({"epochs": 1}, sparsity=3, schedule=None),
+            (
+                "fit is {'epochs': 1}; give a FitPlan",
+                "sparsity is 3; give a Sparsity, or None",
+                "schedule is None; give a Schedule",
+            ),
+        ),
+        (
+            lambda: autoprune.Ladder(epochs=["0"], reduction="4"),
+            (
+                "epochs is ['0']; give a list of whole numbers",
+                "reduction is '4'; give a number",
+            ),
+        ),
+    ],
+)
+def test_plans_refuse_what_is_of_another_type(make: Any, faults: tuple[str, ...]) -> None:
+    with pytest.raises(AutopruneError) as found:
+        make()
+    assert str(found.value) == "\n".join(faults)
 
 
 def test_every_option_has_a_default_and_is_explained() -> None:

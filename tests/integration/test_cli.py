@@ -255,7 +255,10 @@ def test_a_finished_sweep_goes_on_with_a_larger_budget(run: Run) -> None:
     assert "[  4/4] trial   3" in out
     assert "4 of 4 trials done, 0 under way" in run("status")
     # what a resume allowed holds for the next one, too
-    assert "[  4/" not in run("resume")
+    assert "complete  its budget" not in out
+    again = run("resume")
+    assert "[  4/" not in again
+    assert "complete  its budget was used up before: nothing ran; resume with a larger" in again
     assert "4 of 4 trials done, 0 under way" in run("status")
 
 

@@ -252,7 +252,9 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
         "constraint on 'speedup': 3.0..2.0",
     ):
         assert fault in message
-    assert "data.side is nan; choose a finite number" in refused("sweep", *SMALL, "data.side=nan")
+    message = refused("sweep", *SMALL, "data.side=nan", "budget.wall_minutes=inf")
+    assert "data.side is nan; choose a finite number\n" in message
+    assert "budget.wall_minutes is inf; choose a finite number, or null for no bound\n" in message
 
 
 @pytest.mark.parametrize(
@@ -260,18 +262,19 @@ def test_ranges_all_at_once_and_by_the_key_that_was_written(refused: Refused) ->
     [
         (
             ("precisions=[fp32,int8]",),
-            "precisions [fp32, int8]: runtime 'eager' takes networks in fp32 only; choose "
-            "meter=onnxruntime on the CPU, or precisions=[fp32]",
+            "precisions [fp32, int8]: runtime 'eager' takes networks in fp32 only; set "
+            'meter=onnxruntime (from Python, runtime="onnxruntime") on the CPU, or precisions to '
+            "fp32 alone",
         ),
         (
             ("precisions=[int8]", "meter=onnxruntime_int8"),
-            "precisions [int8]: runtime 'onnx int8' takes networks in fp32 only; choose meter=",
+            "precisions [int8]: runtime 'onnx int8' takes networks in fp32 only; set meter=",
         ),
         (("precisions=[int4]",), "precision 'int4' is not known; did you mean 'int8'? Otherwise"),
         (("precisions=[]",), "precisions is empty; name at least one, such as fp32"),
         (
             ("precisions=[int8,int8]", "meter=onnxruntime"),
-            "precisions [int8, int8]: name each once",
+            "precisions names int8 more than once; name each once",
         ),
         (("calibration_batches=0",), "calibration_batches is 0; choose 1 or more"),
         (("tracking.export=[onxx]",), "tracking.export: format 'onxx' is not known; did you mean"),
@@ -289,7 +292,7 @@ def test_healing(refused: Refused) -> None:
     )
     assert message.splitlines() == [
         "autoprune: recovery.recalibration_batches is 0; choose 1 or more",
-        "autoprune: recovery.reconstruction: batches is -1; choose 1 or more",
+        "autoprune: recovery.reconstruction.batches is -1; choose 0 or more",
         "autoprune: recovery.reconstruction: ridge is 0.0; choose a positive number",
         "autoprune: recovery.distillation: weight is 2.0; choose a number in [0, 1]",
         "autoprune: recovery.distillation: temperature is 0.0; choose a positive number",
@@ -309,11 +312,11 @@ def test_sparse_training(refused: Refused) -> None:
         *("recovery.sparsity.epochs=-1", "recovery.sparsity.strength=0"),
     )
     assert message.splitlines() == [
+        "autoprune: recovery.sparsity.epochs is -1; choose 0 or more",
         "autoprune: recovery.sparsity: method 'group_laso' is not known; did you mean "
         "'group_lasso'? Otherwise choose from ['group_lasso', 'low_rank', 'slimming']",
         "autoprune: recovery.sparsity: budget 'mac' is not known; did you mean 'macs'? Otherwise "
         "choose from ['latency', 'macs', 'none']",
-        "autoprune: recovery.sparsity: epochs is -1; choose 1 or more",
         "autoprune: recovery.sparsity: strength is 0.0; choose a positive number",
     ]
     message = refused(
@@ -380,7 +383,7 @@ def test_early_weights(refused: Refused) -> None:
     message = refused(*words, "baseline.keep_epoch=null", "seed=-1")
     assert "baseline.keep_epoch is null, which keeps none; set it to an epoch" in message
     assert "seed is -1" in message
-    assert "baseline.keep_epoch is 2 of 1 epochs; choose a smaller one" in refused(*words)
+    assert "baseline.keep_epoch is 2 of 1 epochs; set a smaller one, or choose" in refused(*words)
     message = refused("plan", *SMALL, "baseline.keep_epoch=-1")
     assert "baseline.keep_epoch is -1; choose 0 or more" in message
 
@@ -399,6 +402,14 @@ def test_rules_across_fields(refused: Refused) -> None:
     assert "reference names ['params'], which are no objectives" in message
     message = refused("sweep", *SMALL, "budget.trials=null")
     assert "the budget is unbounded; set budget.trials or a time limit" in message
+    twice = ("importance.criteria=[l1,l1,l2]", "precisions=[fp32,fp32]")
+    message = refused("sweep", *SMALL, *twice)
+    assert message.splitlines() == [
+        "autoprune: importance.criteria names l1 more than once; name each once",
+        "autoprune: precisions names fp32 more than once; name each once",
+    ]
+    message = refused("sweep", *SMALL, "space.kinds=[neurons,neurons]")
+    assert "space.kinds names neurons more than once; name each once" in message
     message = refused("sweep", *SMALL, "space.exclude=[conv*]")
     assert "pattern 'conv*' matches no group; the groups are" in message
 

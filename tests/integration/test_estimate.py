@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from autoprune.cli import main
+from autoprune.domain.expectation import Expectation
 from autoprune.domain.objective import Direction
 from autoprune.domain.space import PruningSpec
 from autoprune.measurement.cost import costs
@@ -100,7 +101,8 @@ def test_sweeps_of_the_same_network_tell_of_recovery(tmp_path: Path) -> None:
         assert 0.0 < row.after.level < 0.95
     console = Console(width=200, record=True)
     console.print(estimate_table(found))
-    shown = r"[01]\.\d{4}, (at least |at most )?[01]\.\d{4}( to [01]\.\d{4})? \(\d+%\)"
+    ends = r"(at least |at most )?[01]\.\d{4}( to [01]\.\d{4})? \(\d+%\)"
+    shown = rf"[01]\.\d{{4}}, ({ends}|how far off is not known)"
     assert len(re.findall(shown, console.export_text())) == 2
     assert any(
         line.startswith("recovery   expected from 4 trials of sweeps of this network; the interval")
@@ -165,6 +167,25 @@ def test_less_is_better_for_some_metrics() -> None:
     assert (best.low, best.high) == (None, 3.0)
 
 
+def test_an_interval_that_tells_nothing_is_not_shown(tmp_path: Path) -> None:
+    found = estimate(EstimateRequest(request(tmp_path), (0.5,), checks=0))
+
+    def told(level: float) -> tuple[str, str]:
+        after = Expectation(0.1506, 0.0972, 0.1528, level=level, count=4)
+        known = replace(found, rows=(replace(found.rows[0], after=after),))
+        console = Console(width=200, record=True)
+        console.print(estimate_table(known))
+        return console.export_text(), "\n".join(estimate_lines(known))
+
+    table, lines = told(0.5)
+    assert "0.1506, 0.0972 to 0.1528 (50%)" in table
+    assert "more trials" not in lines
+    table, lines = told(0.49)
+    assert "0.1506, how far off is not known" in table
+    assert "0.0972" not in table
+    assert "a level below 50%, how far off the value may be is not known: more trials of a" in lines
+
+
 def test_too_few_checks_give_no_interval_and_say_so(tmp_path: Path) -> None:
     found = estimate(EstimateRequest(request(tmp_path), (0.5,), checks=0))
     lines = list(estimate_lines(found))
@@ -196,6 +217,14 @@ def test_faults(
     assert main(["estimate", *WORDS, *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(folder.iterdir())
+
+
+def test_a_ratio_that_is_no_number_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", *WORDS, "ratio=nan"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "autoprune: ratio is nan; choose shares of every group to prune, between 0 and 1, each "
+        "once, such as 0.3 or [0.3,0.5]"
+    ]
 
 
 def test_faults_are_told_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

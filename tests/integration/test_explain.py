@@ -87,6 +87,7 @@ def test_a_profile_tells_shares_of_time_and_is_found_again(
     assert f"{shown:+.4f} at 16" in out
     assert "by the latency model of the profile" in out
     assert "not known without a profile" not in out
+    assert "warning     unconverged baseline: too few epochs to tell whether it had conver" in out
     # of other weights nothing is known
     out = run(capsys, *WORDS, "baseline.fit.epochs=1")
     assert "not known without a profile" in out

@@ -1,8 +1,10 @@
 """Ctrl-C: once ends a sweep in good order, twice ends it now."""
 
+import io
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autoprune.cli import main
 from tests.tiny import WORDS, Driver, events, sweep_folder, told
 
 PATIENCE_S = 180.0
@@ -107,6 +110,30 @@ def test_twice_ends_now(tmp_path, executor):
     assert 0 in running(folder)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+class Hasty(io.StringIO):
+    """A terminal whose user types Ctrl-C the moment that it says a word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def write(self, text: str) -> int:
+        if self.word in text:
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_once_is_in_good_order_as_soon_as_trials_are_said_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "stdout", terminal := Hasty("trials at a time"))
+    assert main([*SWEEP, "executor=inline"]) == 130
+    folder = sweep_folder(tmp_path / "out")
+    assert folder is not None
+    assert f"autoprune resume sweep={folder.name}" in terminal.getvalue()
+    assert told(folder) == []
 
 
 SLEEPY = """

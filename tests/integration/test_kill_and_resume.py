@@ -55,7 +55,7 @@ Moment = Callable[[Scene], bool]
 
 
 def prepared(scene: Scene) -> bool:
-    """The baseline is judged and the journal there; MLflow and Ray still have to start."""
+    """The baseline is judged and the journal there; Ray still has to start."""
     return "trials at a time" in scene.driver.said
 
 

@@ -188,7 +188,9 @@ def test_faults_all_at_once_with_the_near_miss(run: Run, sweep: Path) -> None:
     assert "meter= and runtimes= both choose runtimes" in message
     message = run("sweep=latest", "meter.where=bench", code=2)
     assert "measures where it runs, and meter.where is bench; run it on the bench" in message
-    assert "runtimes names eager twice" in run("sweep=latest", "runtimes=[eager,eager]", code=2)
+    assert "runtimes names eager more than once" in run(
+        "sweep=latest", "runtimes=[eager,eager]", code=2
+    )
     assert "networks that" in run(f"candidate={sweep}/models/17", code=2)
     assert "meter.max_s is -1.0; choose more than 0" in run(
         "sweep=latest", "meter.max_s=-1", code=2

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from autoprune.domain.latency import Prediction
 from autoprune.domain.objective import Direction, Goal, Objective
 from autoprune.domain.profile import Profile, ProfilePoint
 from autoprune.domain.space import Axis, Group, PruningSpec, SearchSpace
@@ -125,6 +126,16 @@ def test_unconverged_baselines(prepared: Prepared) -> None:
     assert str(doubt) == "unconverged baseline: it was still improving"
 
 
+def test_baselines_of_too_few_epochs(prepared: Prepared) -> None:
+    def trained(epochs: int) -> Prepared:
+        return replace(prepared, baseline=replace(prepared.baseline, history=(0.9,) * epochs))
+
+    few = rules(trained(4))["unconverged baseline"]
+    assert few.startswith("too few epochs to tell whether it had converged (4, fewer than 5): ")
+    assert few.endswith("raise baseline.fit.epochs")
+    assert rules(trained(5)) == rules(trained(0)) == {}
+
+
 def profile(accuracy: dict[str, dict[int, float]]) -> Profile:
     """Groups of ten units that have the accuracy where they are cut alone to a width."""
     points = tuple(
@@ -135,6 +146,7 @@ def profile(accuracy: dict[str, dict[int, float]]) -> Profile:
     return Profile(GROUPS, {"accuracy": 0.9, "loss": 0.1}, points)
 
 
+FASTER = Prediction(2.0, 1.01, 4.0, unseen=8)
 MAIN = Objective("accuracy", Direction.MAX)
 
 
@@ -157,23 +169,50 @@ def facts(low: int = 1) -> Any:
 def test_ratios_beyond_the_cliff() -> None:
     known = profile({"a": {5: 0.84, 2: 0.2}, "b": {5: 0.86, 2: 0.7}})
     half = PruningSpec.of({"a": 5, "b": 5})
-    (doubt,) = ratio_doubts(0.5, half, facts(), known)
+    (doubt,) = ratio_doubts(0.5, half, facts(), known, FASTER)
     assert str(doubt).startswith(
         "beyond the cliff: at a ratio of 0.5 1 of 2 groups, cut alone, cost more accuracy than the "
         "0.05 that anyone would give (the worst, a, 0.06, before recovery); choose a smaller ratio"
     )
-    (doubt,) = ratio_doubts(0.8, PruningSpec.of({"a": 2, "b": 2}), facts(), known)
+    (doubt,) = ratio_doubts(0.8, PruningSpec.of({"a": 2, "b": 2}), facts(), known, FASTER)
     assert "2 of 2 groups" in doubt.text
     assert "the worst, a, 0.7" in doubt.text
-    assert ratio_doubts(0.2, PruningSpec.of({"a": 8, "b": 8}), facts(), known) == ()
+    assert ratio_doubts(0.2, PruningSpec.of({"a": 8, "b": 8}), facts(), known, FASTER) == ()
 
 
 def test_a_space_that_allows_less_than_was_asked() -> None:
     known = profile({})
     spec = facts(low=5).plan.space.uniform(0.2)
-    (doubt,) = ratio_doubts(0.8, spec, facts(low=5), known)
+    (doubt,) = ratio_doubts(0.8, spec, facts(low=5), known, FASTER)
     assert str(doubt) == (
         "less than asked: at a ratio of 0.8 the space lets 50% of the units go; lower "
         "space.min_kept or space.step"
     )
-    assert ratio_doubts(0.5, facts(low=5).plan.space.uniform(0.5), facts(low=5), known) == ()
+    assert (
+        ratio_doubts(0.5, facts(low=5).plan.space.uniform(0.5), facts(low=5), known, FASTER) == ()
+    )
+
+
+@pytest.mark.parametrize(
+    ("speedup", "told"),
+    [
+        (
+            Prediction(0.46, 0.31, 0.69, unseen=8),
+            "slower: at a ratio of 0.3 the network is predicted to be slower than the unpruned one "
+            "(0.46x, 95% interval 0.31 to 0.69); choose a larger ratio, or widths that kernels are "
+            "made for (space.step=16)",
+        ),
+        (
+            Prediction(1.0, 0.75, 1.33, unseen=8),
+            "no certain gain: at a ratio of 0.3 the network may be no faster than the unpruned one "
+            "(1.00x, 95% interval 0.75 to 1.33); choose a larger ratio, or more checks, which may "
+            "narrow the interval",
+        ),
+        (FASTER, None),
+        (Prediction(0.5, None, None, unseen=1), None),
+    ],
+)
+def test_predictions_that_promise_no_speed(speedup: Prediction, told: str | None) -> None:
+    spec = PruningSpec.of({"a": 7, "b": 7})
+    found = [str(doubt) for doubt in ratio_doubts(0.3, spec, facts(), profile({}), speedup)]
+    assert found == ([] if told is None else [told])

@@ -327,7 +327,7 @@ def test_rounds_are_forecast(tmp_path: Path) -> None:
         ),
         (
             BaselineRequest(plan=PLAN, keep_epoch=5),
-            r"baseline.keep_epoch is 5 of 5 epochs; choose a smaller one, or choose a recovery wit",
+            r"baseline.keep_epoch is 5 of 5 epochs; set a smaller one, or choose a recovery wit",
         ),
     ],
 )

@@ -383,7 +383,7 @@ def test_a_budget_of_latency_needs_a_profile(tmp_path: Path) -> None:
     with pytest.raises(AutopruneError, match=r"'group_lasso' trains to a budget of latency.*pro"):
         make_plan(request(tmp_path, recoveries=timed))
     ready = prepare(request(tmp_path, recoveries=timed, profile=True))
-    with pytest.raises(AutopruneError, match=r"set profile=true, or sparsity.budget=macs"):
+    with pytest.raises(AutopruneError, match=r"set profile=true \(from Python, profile=True\), or"):
         start(ready)  # by itself, without the profile that `launch` makes
     launched = launch(
         request(tmp_path, recoveries=timed, profile=True, budget=Budget(trials=1)), Tracking()

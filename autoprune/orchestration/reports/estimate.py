@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from autoprune.domain.expectation import Expectation
+from autoprune.domain.expectation import TELLING, Expectation
 from autoprune.domain.latency import Prediction
 from autoprune.orchestration.reports.console import short, times
 from autoprune.orchestration.understanding.estimate import Estimate, Estimates
@@ -48,6 +48,8 @@ def _ends(low: float | None, high: float | None, style: str) -> str:
 def _after(after: Expectation | None) -> str:
     if after is None:
         return UNKNOWN
+    if not after.telling:
+        return f"{after.value:.4f}, how far off is {UNKNOWN}"
     if after.low is None:
         return f"{after.value:.4f}, at most {after.high:.4f} ({after.level:.0%})"
     if after.high is None:
@@ -86,9 +88,14 @@ def _recovery_basis(found: Estimates) -> str:
             f"training a network has its {main} before recovery, and that is the bound; trials of "
             "a sweep of this network will tell"
         )
+    vague = (
+        f"; where so few give it a level below {TELLING:.0%}, how far off the value may be is "
+        f"{UNKNOWN}: more trials of a sweep will tell"
+    )
     return (
         f"expected from {known[0].count} trials of sweeps of this network; the interval (with its "
         "level) is bounded by those that were hit harder, and by those hit less"
+        f"{'' if all(after.telling for after in known) else vague}"
     )
 
 

@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import torch
 
+from autoprune.domain.latency import ALIGNMENT, Prediction
 from autoprune.domain.objective import Objective
 from autoprune.domain.profile import Profile
 from autoprune.domain.space import Group, PruningSpec, SearchSpace
-from autoprune.orchestration.baseline import late_fall
+from autoprune.orchestration.baseline import ENOUGH_EPOCHS, late_fall
 from autoprune.orchestration.preparation import Prepared
 from autoprune.orchestration.reports.console import short
 from autoprune.pruning.separable import separable_macs
@@ -39,7 +40,7 @@ class Doubt:
 def network_doubts(prepared: Prepared) -> tuple[Doubt, ...]:
     """What speaks against pruning this network at all."""
     found = [*_tiny(prepared), *_mobile(prepared), *_little_data(prepared)]
-    return (*found, *_unconverged(prepared))
+    return (*found, *unconverged(prepared))
 
 
 def _tiny(prepared: Prepared) -> Iterator[Doubt]:
@@ -105,7 +106,8 @@ def _counted(task: Task) -> tuple[int, int]:
     return samples, len(labels) if labelled else 0
 
 
-def _unconverged(prepared: Prepared) -> Iterator[Doubt]:
+def unconverged(prepared: Prepared) -> Iterator[Doubt]:
+    """What speaks against pruning a baseline as it was trained."""
     yield from (Doubt("unconverged baseline", doubt) for doubt in prepared.doubts)
     fall = None if prepared.doubts else late_fall(prepared.baseline.losses)
     if fall is not None and fall > LATE_FALL:
@@ -115,14 +117,22 @@ def _unconverged(prepared: Prepared) -> Iterator[Doubt]:
             f"{LATE_FALL:.0%}: it was still learning, and what recovery gains may be what the "
             "baseline lacked; raise baseline.fit.epochs",
         )
+    epochs = len(prepared.baseline.history)
+    if 0 < epochs < ENOUGH_EPOCHS:
+        yield Doubt(
+            "unconverged baseline",
+            f"too few epochs to tell whether it had converged ({epochs}, fewer than "
+            f"{ENOUGH_EPOCHS}): what recovery gains may be what it lacked; raise "
+            "baseline.fit.epochs",
+        )
 
 
 def ratio_doubts(
-    ratio: float, spec: PruningSpec, prepared: Prepared, profile: Profile
+    ratio: float, spec: PruningSpec, prepared: Prepared, profile: Profile, speedup: Prediction
 ) -> tuple[Doubt, ...]:
     """What speaks against pruning the share `ratio` of every group, which gives `spec`."""
     space = prepared.plan.space
-    found = [*_bounded(ratio, spec, space)]
+    found = [*_bounded(ratio, spec, space), *_not_faster(ratio, speedup)]
     allowed = abs(prepared.goal.reference[0] - profile.baseline[prepared.goal.main.metric])
     falls = {
         group.name: fall
@@ -153,6 +163,25 @@ def _bounded(ratio: float, spec: PruningSpec, space: SearchSpace) -> Iterator[Do
             "less than asked",
             f"at a ratio of {ratio:g} the space lets {pruned:.0%} of the units go; lower "
             "space.min_kept or space.step",
+        )
+
+
+def _not_faster(ratio: float, speedup: Prediction) -> Iterator[Doubt]:
+    if speedup.low is None or speedup.high is None or speedup.low > 1.0:
+        return
+    told = f"{speedup.ratio:.2f}x, 95% interval {speedup.low:.2f} to {speedup.high:.2f}"
+    if speedup.high < 1.0:
+        yield Doubt(
+            "slower",
+            f"at a ratio of {ratio:g} the network is predicted to be slower than the unpruned one "
+            f"({told}); choose a larger ratio, or widths that kernels are made for "
+            f"(space.step={ALIGNMENT})",
+        )
+    else:
+        yield Doubt(
+            "no certain gain",
+            f"at a ratio of {ratio:g} the network may be no faster than the unpruned one ({told}); "
+            "choose a larger ratio, or more checks, which may narrow the interval",
         )
 
 

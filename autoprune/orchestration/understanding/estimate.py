@@ -104,7 +104,7 @@ def estimate(
                 speedup=speedup,
                 before=before,
                 after=after_recovery(recovered, before[main.metric], main.direction),
-                doubts=ratio_doubts(ratio, spec, prepared, profiled.profile),
+                doubts=ratio_doubts(ratio, spec, prepared, profiled.profile, speedup),
             )
         )
     return Estimates(

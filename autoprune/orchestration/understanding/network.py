@@ -19,6 +19,7 @@ from autoprune.orchestration.profiling import (
     profile_network,
 )
 from autoprune.orchestration.request import SweepRequest
+from autoprune.orchestration.understanding.doubts import unconverged
 from autoprune.pruning.anatomy import Part, Role, multiplies, params_in, parts_of, unit_names
 from autoprune.pruning.checks import Refused
 from autoprune.pruning.coupling import Coupling
@@ -98,7 +99,7 @@ def explain_network(
         costs=plan.costs,
         main=main,
         whole=None if profile is None else profile.baseline[main.metric],
-        warnings=plan.warnings if prepared is None else prepared.warnings,
+        warnings=(*plan.warnings, *map(str, [] if prepared is None else unconverged(prepared))),
     )
 
 

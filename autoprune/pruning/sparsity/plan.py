@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from autoprune.domain.errors import FaultsError, broken_rules, unknown
+from autoprune.domain.typed import check_types
 
 METHODS = ("group_lasso", "slimming", "low_rank")
 BUDGETS = ("none", "macs", "latency")
@@ -38,6 +39,7 @@ class Sparsity:
     rank_strength: float = 0.01
 
     def __post_init__(self) -> None:
+        check_types(self)
         faults = []
         for name, known in (("method", METHODS), ("budget", BUDGETS)):
             if getattr(self, name) not in known:
