@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.domain.errors import FaultsError, check_once
+from autoprune.domain.errors import AutopruneError, FaultsError, check_once
 from autoprune.settings.choices import choose
 from autoprune.settings.compose import RECOVERY_OPTIONS, compose_config, options_of, plain
-from autoprune.settings.rules import Faults
 
 
 def check_listed(key: str, names: Sequence[str], group: str, config_dir: str | None) -> None:
@@ -17,15 +16,18 @@ def check_listed(key: str, names: Sequence[str], group: str, config_dir: str | N
 
 
 def _faults(key: str, names: Sequence[str], group: str, config_dir: str | None) -> list[str]:
-    options, faults = options_of(group, config_dir), Faults()
-    faults.lines += [
+    options = options_of(group, config_dir)
+    faults = [
         f"{key}: there is no {name!r}; {choose(name, options)}"
         for name in names
         if name not in options
     ]
     more = ", and give one with other arguments an option and a name of its own (--config-dir)"
-    faults.of(lambda: check_once(key, names, remedy=more))
-    return faults.lines
+    try:
+        check_once(key, names, remedy=more)
+    except AutopruneError as error:
+        faults.append(str(error))
+    return faults
 
 
 def option(group: str, name: str, config_dir: str | None) -> dict[str, Any]:
