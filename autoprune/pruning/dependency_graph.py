@@ -84,6 +84,7 @@ class DependencyGraph(tp.DependencyGraph):  # type: ignore[misc]
             for node in nodes:
                 self._behind[node].append((dependency, slot))
             if mapping is not None:
+                assert nodes, "whoever has a mapping is in SLOTS, or nothing could be forgotten"
                 dependency.index_mapping[slot] = _Bounded(mapping, nodes, widest)
 
     def _forget(self, node: Any) -> None:
