@@ -176,8 +176,11 @@ def test_a_store_that_goes_away_is_complained_of_without_its_password(
     failing.kill()
     trial = view.observations[0].trial
     tracker.on_progress(trial, Stage.PRUNE, {"accuracy": 0.5}, epoch=0)
+    deadline = time.monotonic() + 60
+    while "waits for the tracking store" not in caplog.text:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.05)
     tracker.on_finish(view, complete=True)
-    assert "waits for the tracking store" in caplog.text
     assert "could not be made" in tracker.summary()
     assert told_in(caplog.text + tracker.summary()) == []
 

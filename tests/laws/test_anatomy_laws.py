@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from autoprune.domain.space import UNEVEN_KINDS, PruningSpec
@@ -13,7 +13,7 @@ from autoprune.pruning.coupling import cuts_for
 from autoprune.pruning.graph import trace
 from autoprune.pruning.masks import params_of
 from autoprune.pruning.surgery import prune
-from tests.random_networks import EXAMPLE, nets
+from tests.random_networks import EXAMPLE, nets, random_net
 from tests.tiny import one_thread
 
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -71,6 +71,7 @@ def test_what_belongs_to_a_group_is_what_a_cut_takes_in_proportion(net):
 
 @law
 @given(nets)
+@example(random_net(["branches", "residual"], False, 0))
 def test_every_group_is_made_and_read_and_no_layer_follows_what_it_makes(net):
     couplings = trace(net, EXAMPLE).couplings
     modules = dict(net.named_modules())
@@ -82,7 +83,10 @@ def test_every_group_is_made_and_read_and_no_layer_follows_what_it_makes(net):
             continue
         if coupling.group.kind in UNEVEN_KINDS:
             made = [Role.UNIT] if coupling.group.kind == "branches" else []
-            assert {part.role for part in parts} == {Role.READS, *made}
+            # what is added to a branch is cut where it is made
+            added = [part for part in parts if part.role is Role.MAKES]
+            assert not added or made
+            assert {part.role for part in parts} - {Role.MAKES} == {Role.READS, *made}
             continue
         assert coupling.group.name in {p.layer for p in parts if p.role is Role.MAKES}
         assert any(part.role is Role.READS for part in parts)
