@@ -95,7 +95,7 @@ def _complete_command(line: Sequence[str], query: str, flags: Sequence[str]) -> 
 
 
 def _hydra(name: str, words: Sequence[str], config_dir: str | None) -> int:
-    register()
+    register(name)
     extra = ["--config-dir", config_dir] if config_dir else []
     before, sys.argv = sys.argv, ["autoprune", *extra, *words]
     try:

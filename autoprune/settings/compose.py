@@ -36,7 +36,7 @@ def compose_config(
 
     Raises FaultsError with a line for every override that is wrong.
     """
-    register()
+    register(command)
     if config_dir is not None and not Path(config_dir).is_dir():
         raise AutopruneError(f"--config-dir {config_dir}: no such folder; name one that exists")
     extra = [_search_in(Path(config_dir))] if config_dir else []

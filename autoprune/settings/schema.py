@@ -208,16 +208,20 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def register() -> None:
-    """Make the schemas known to Hydra as ``<command>_schema``.
+def register(command: str) -> None:
+    """Make the schemas that a command's config is made of known to Hydra, ``<command>_schema``.
 
-    Not as a group of their own: help and completion would offer it to users.
+    Not as a group of their own: help and completion would offer it to users. And no others: Hydra
+    1.3 copies all that it knows at every question, of which help asks 126.
     """
-    store = ConfigStore.instance()
-    for command, schema in COMMANDS.items():
-        more = schema is not SweepConfig and issubclass(schema, SweepConfig)
-        node = _after_sweep(schema) if more else schema
-        store.store(name=f"{command}_schema", node=node)
+    store, wanted = ConfigStore.instance(), {"sweep", command}
+    for name, schema in COMMANDS.items():
+        file = f"{name}_schema.yaml"
+        if name not in wanted:
+            store.repo.pop(file, None)
+        elif file not in store.repo:
+            more = schema is not SweepConfig and issubclass(schema, SweepConfig)
+            store.store(name=file, node=_after_sweep(schema) if more else schema)
 
 
 def _after_sweep(schema: type) -> DictConfig:

@@ -238,7 +238,7 @@ def test_the_hessian_is_that_of_the_loss_by_a_factor_on_each_unit():
 
 
 def test_fewer_probes_than_outputs_come_near_it():
-    net, data, found = in_double("vgg")
+    net, data, found = in_double("mlp")
     exact = score(net, found.couplings, Hessian(probes=3), Scoring(data))
     fewer = score(net, found.couplings, Hessian(probes=2), Scoring(data))
     assert any(not torch.equal(exact[name], fewer[name]) for name in exact)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.planning import make_plan
@@ -22,7 +22,7 @@ NAMED = (
 
 def options() -> dict[str, list[str]]:
     """Every config group with its options."""
-    register()
+    register("sweep")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -74,17 +74,15 @@ def test_every_experiment_can_be_planned(experiment: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [(group, option) for group in ("baseline", "recovery") for option in OPTIONS[group]],
-)
-def test_an_option_trains_as_it_says_in_every_experiment(
-    experiment: str, group: str, option: str
-) -> None:
-    chosen = f"{group}={option}"
-    alone = compose_config("plan", [chosen])
-    together = compose_config("plan", [f"experiment={experiment}", chosen])
-    assert together[group] == alone[group]
+def test_an_option_trains_as_it_says_in_every_experiment(experiment: str) -> None:
+    """What an experiment sets of a group's keys would win over any option of it."""
+    chosen = {"baseline": "short", "recovery": "distill"}
+    words = [f"{group}={option}" for group, option in chosen.items()]
+    alone = compose_config("plan", words)
+    together = compose_config("plan", [f"experiment={experiment}", *words])
+    assert {group: together[group] for group in chosen} == {g: alone[g] for g in chosen}
+    file = config_folder() / "experiment" / f"{experiment}.yaml"
+    assert not {*chosen} & {*OmegaConf.load(file)}
 
 
 @pytest.mark.parametrize(
