@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 TURN_S = 0.0005
 """How long a thread may keep the interpreter from another one, within `short_turns`."""
 
@@ -76,16 +78,19 @@ def short_turns() -> Iterator[None]:
     """Let threads of this process, and its memory, hold up its main loop for less.
 
     A loop that waits for something many times a second waits for a turn of theirs after each:
-    CPython's turns of 5 ms made a quarter of what Tune's loop takes for a trial. And every search
-    for garbage among all there is stops everything for 0.4 s, since torch, Ray and MLflow are half
-    a million objects: what is there at the beginning is left out of it.
+    CPython's turns of 5 ms made a quarter of what Tune's loop takes for a trial. Every search for
+    garbage among all there is stops everything for 0.4 s, since torch, Ray and MLflow are half a
+    million objects: what is there at the beginning is left out of it. And SciPy keeps the
+    interpreter while BLAS works, whose threads wait for each other on cores that trials are using:
+    0.1 s for a millisecond's work. It has one thread here; PyTorch's are others.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(TURN_S)
     gc.collect()
     gc.freeze()
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         gc.unfreeze()
         sys.setswitchinterval(before)
