@@ -1,3 +1,4 @@
+import logging
 import sys
 from dataclasses import replace
 
@@ -199,9 +200,12 @@ def test_inputs_of_every_shape_are_heard():
 
 
 def test_a_network_that_openvino_cannot_run_says_which_operator():
+    root = logging.getLogger()
+    before = root.level, root.handlers[:], root.filters[:]
     with pytest.raises(TrialError, match=r"autoprune_tests\.doubled") as caught:
         OpenVinoRuntime().prepare(Doubled(), torch.ones(1, 3))
     assert caught.value.cause is Cause.RUNTIME
+    assert (root.level, root.handlers, root.filters) == before, "its converter changes them"
 
 
 @pytest.mark.parametrize("engine", ["compile", "aot"])
