@@ -1,11 +1,14 @@
+import gc
 import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError
 
 import pytest
+import scipy.linalg  # noqa: F401  # its BLAS is loaded with it
+from threadpoolctl import threadpool_info
 
-from autoprune.orchestration.background import Background
+from autoprune.orchestration.background import Background, short_turns
 
 
 def test_calls_are_carried_out_one_after_the_other() -> None:
@@ -58,3 +61,19 @@ print("the end")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("the end\n", 0), done.stderr
+
+
+def test_the_loop_gets_its_turn_sooner_and_all_is_as_it_was_afterwards() -> None:
+    def state() -> tuple[float, int, list[int]]:
+        pools = threadpool_info()
+        return sys.getswitchinterval(), gc.get_freeze_count(), [p["num_threads"] for p in pools]
+
+    before = state()
+    with short_turns():
+        interval, frozen, _ = state()
+        assert interval < before[0]
+        assert frozen > before[1]
+        blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        assert len(blas) >= 2, "NumPy's and SciPy's"
+        assert set(blas) == {1}
+    assert state() == before

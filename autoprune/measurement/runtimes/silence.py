@@ -26,13 +26,13 @@ def silence() -> Iterator[None]:
         stack.enter_context(redirect_stderr(io.StringIO()))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        stack.callback(_set, root, root.level, root.handlers[:], root.filters[:])
+        stack.callback(_restore, root, root.level, root.handlers[:], root.filters[:])
         for logger, level in levels.items():
             logger.setLevel(logging.CRITICAL)
             stack.callback(logger.setLevel, level)
         yield
 
 
-def _set(logger: logging.Logger, level: int, handlers: list[Any], filters: list[Any]) -> None:
+def _restore(logger: logging.Logger, level: int, handlers: list[Any], filters: list[Any]) -> None:
     logger.setLevel(level)
     logger.handlers[:], logger.filters[:] = handlers, filters
