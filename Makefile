@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 demo: $(STAMP)  ## a whole sweep on this machine: about five minutes
 	$(BIN)/autoprune sweep experiment=digits_vgg
 
-test: $(STAMP)  ## every test that fits in fifteen minutes on two cores
+test: $(STAMP)  ## every test that takes seconds: about twenty minutes on two cores
 	$(PYTEST) -m "not slow and not gpu and not chaos"
 
 test-slow: $(STAMP)  ## the tests that do not
