@@ -13,7 +13,7 @@ demo: $(STAMP)  ## a whole sweep on this machine: about five minutes
 test: $(STAMP)  ## every test that takes seconds: about twenty minutes on two cores
 	$(PYTEST) -m "not slow and not gpu and not chaos"
 
-test-slow: $(STAMP)  ## the tests that do not
+test-slow: $(STAMP)  ## the tests that take longer
 	$(PYTEST) -m "slow"
 
 test-chaos: $(STAMP)  ## a sweep through every fault of a real cluster

@@ -82,7 +82,7 @@ def short_turns() -> Iterator[None]:
     garbage among all there is stops everything for 0.4 s, since torch, Ray and MLflow are half a
     million objects: what is there at the beginning is left out of it. And SciPy keeps the
     interpreter while BLAS works, whose threads wait for each other on cores that trials are using:
-    0.1 s for a millisecond's work. It has one thread here; PyTorch's are others.
+    up to 0.1 s for a millisecond's work. It has one thread here; PyTorch's are others.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(TURN_S)

@@ -74,6 +74,5 @@ def test_the_loop_gets_its_turn_sooner_and_all_is_as_it_was_afterwards() -> None
         assert interval < before[0]
         assert frozen > before[1]
         blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-        assert len(blas) >= 2, "NumPy's and SciPy's"
-        assert set(blas) == {1}
+        assert set(blas) == {1}, "NumPy's and SciPy's, which may be one"
     assert state() == before
