@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
+PROCESSES ?= 2
 
 .PHONY: demo test test-slow test-chaos test-gpu check format clean
 
 demo: $(STAMP)  ## a whole sweep on this machine: about five minutes
 	$(BIN)/autoprune sweep experiment=digits_vgg
 
-test: $(STAMP)  ## every test that takes seconds: about twenty minutes on two cores
-	$(PYTEST) -m "not slow and not gpu and not chaos"
+test: $(STAMP)  ## every test that takes seconds: about twelve minutes on two cores
+	$(PYTEST) -n $(PROCESSES) --dist loadfile -m "not slow and not gpu and not chaos"
 
 test-slow: $(STAMP)  ## the tests that take longer
 	$(PYTEST) -m "slow"

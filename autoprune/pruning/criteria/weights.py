@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.domain.errors import AutopruneError
+from autoprune.domain.space import UNEVEN_KINDS
 from autoprune.pruning.attention import PROJECTIONS, NarrowAttention
 from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.criteria.protocol import Scores, Scoring
@@ -71,7 +72,8 @@ class GeometricMedian:
     2019: the unit with the least sum is nearest to the geometric median, so the others can stand
     in for it. Of a coupled group the outputs of all its convolutions, linear layers and embeddings
     count as one long filter; layers that read the units and norms do not. A unit of zeros is not
-    the lowest here: one that resembles the others is. Blocks fall back to L1.
+    the lowest here: one that resembles the others is. Blocks, branches and connections, whose units
+    need not have as many weights each, fall back to L1.
     """
 
     name: str = "geometric_median"
@@ -80,7 +82,8 @@ class GeometricMedian:
         """See `Criterion`; `scoring` is not used."""
         found = {}
         for coupling in couplings:
-            filters = unit_weights(model, coupling)
+            even = coupling.group.kind not in UNEVEN_KINDS
+            filters = unit_weights(model, coupling) if even else None
             if filters is not None:
                 found[coupling.group.name] = torch.cdist(filters, filters).sum(1)
         return or_l1(found, model, couplings)
