@@ -62,8 +62,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One network that was cut and healed: val's accuracy, the unpruned one's, and the seconds
-    that healing it took.
+    """One network that was cut and healed: val's accuracy, the unpruned one's, and the seconds of
+    a core that healing it took.
     """
 
     experiment: str
@@ -152,13 +152,13 @@ def _runs(part: Part, wanted: SweepRequest, recoveries: Mapping[str, Recovery]) 
             dependencies=dependencies,
         )
         for name, recovery in recoveries.items():
-            start = time.perf_counter()
+            start = time.process_time()
             begun = copy.deepcopy(cut)
             healing = Healing(recovery, task, unpruned, begun.recipe.history, seed=part.seed)
             healing.at_once(begun.model)
             rounds = Rounds(healing, Choosing(dependencies, criterion, scoring))
             healed = [begun, *(pruned for pruned, _ in rounds.train(begun))][-1]
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             after = evaluate(healed.model, task, "val")[main]
             yield Run(*part, name, ratio, after, before, seconds)
 
@@ -189,7 +189,7 @@ def _cell(found: Iterable[Run], criterion: str, healing: str, ratio: float) -> M
 def _against_usual(found: Sequence[Run]) -> Iterator[str]:
     """Every criterion with the usual healing, and every healing with the usual criterion, less the
     usual pair: points of accuracy, over all networks, seeds and ratios, each pair alike but in
-    that. Seconds are a run's.
+    that. Seconds are a core's for one run.
     """
     criterion, healing = USUAL
     kinds = [
