@@ -75,16 +75,24 @@ class EmptyActor(TrialActor):
 class StockTrial(tune.Trainable):
     """As little of a trial as stock Ray Tune takes: one step, one result."""
 
+    results = 1
+
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         return True
 
     def step(self) -> dict[str, Any]:
-        number = int(self.trial_id.rpartition("_")[2])
-        time.sleep(FIRST_S if number < FIRST else 0.0)
-        return {"accuracy": 0.9, "speedup": 2.0, "done": True}
+        number, last = int(self.trial_id.rpartition("_")[2]), self.iteration + 1 == self.results
+        time.sleep(FIRST_S if last and number < FIRST else 0.0)
+        return {"accuracy": 0.9, "speedup": 2.0, "done": last}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save, as with our own."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+class StockStages(StockTrial):
+    """The same for as many results as a trial of ours tells: its stages, and its outcome."""
+
+    results = len(METRICS) + 1

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from torch import nn
 
 from autoprune.measurement.meter import MeterSettings, PairedMeter
@@ -164,11 +163,3 @@ def events(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
 def told(folder: Path) -> list[int]:
     """The numbers of the trials that came to an outcome, in order."""
     return [event["observation"]["trial"]["number"] for event in events(folder, "tell")]
-
-
-def one_thread() -> Iterator[None]:
-    """For a fixture: torch computes with one thread, as a trial does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -2,9 +2,9 @@
 
 Trials that do no work, in two slots of a Ray cluster on this machine: in a whole sweep (journal,
 proposals, an MLflow store in sqlite, reports, networks, a study), whose trials tell every stage as
-real ones do (seven results); the same with `silent` trials, which tell their outcome alone; and in
-stock Ray Tune with its own random search, reused actors and one result a trial. All draw a point of
-24 groups.
+real ones do (seven results); the same with `silent` trials, which tell their outcome alone; in
+stock Ray Tune with its own random search, reused actors and one result a trial; and the same with
+`stages`, seven results. All draw a point of 24 groups.
 
 The overhead of a trial is the time from the end of the first two, which wait until both workers
 have started, to that of the last one, times the slots, over the trials between: what a trial takes
@@ -45,7 +45,7 @@ from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
 from autoprune.orchestration.view import SweepView
 from autoprune.problems import known_problem
 from autoprune.searchers.random import RandomSearcher
-from tests.empty import FIRST, EmptyActor, EmptyContext, StockTrial
+from tests.empty import FIRST, EmptyActor, EmptyContext, StockStages, StockTrial
 
 TRIALS = (100, 500, 2000)
 SLOTS, GROUPS = 2, 24
@@ -114,7 +114,7 @@ def silent(trials: int, folder: Path) -> Figures:
     return sweep(trials, folder, silent=True)
 
 
-def stock(trials: int, folder: Path) -> Figures:
+def stock(trials: int, folder: Path, *, trial: type[StockTrial] = StockTrial) -> Figures:
     """Stock Ray Tune on as many empty trials."""
     problem = known_problem("coupled", GROUPS)
     ends: list[float] = []
@@ -127,7 +127,7 @@ def stock(trials: int, folder: Path) -> Figures:
     ray.init(address="local", num_cpus=SLOTS, include_dashboard=False, logging_level=logging.ERROR)
     before_mb, start, cpu_s = memory_mb(), time.perf_counter(), time.process_time()
     tuner = tune.Tuner(
-        StockTrial,
+        trial,
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=trials, max_concurrent_trials=SLOTS, reuse_actors=True
@@ -142,6 +142,11 @@ def stock(trials: int, folder: Path) -> Figures:
     assert not results.errors, results.errors[0]
     cpu_s = (time.process_time() - cpu_s) / trials
     return figures(ends, before_mb) | {"wall_s": wall_s, "cpu_s": cpu_s}
+
+
+def stock_stages(trials: int, folder: Path) -> Figures:
+    """Stock Ray Tune on trials that tell as many results as those of a sweep."""
+    return stock(trials, folder, trial=StockStages)
 
 
 def figures(ends: list[float], before_mb: float) -> Figures:
@@ -177,18 +182,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trials", type=int, nargs="+", default=list(TRIALS))
     asked = parser.parse_args()
-    found: dict[str, list[Figures]] = {"": [], "silent_": [], "stock_": []}
+    engines = {"": sweep, "stock_stages_": stock_stages, "silent_": silent, "stock_": stock}
+    found: dict[str, list[Figures]] = {name: [] for name in engines}
     print(
-        f"{'trials':>7} {'':>7} {'overhead s':>11} {'of stock':>9} {'cpu s':>7} {'driver MB':>10} "
+        f"{'trials':>7} {'':>12} {'overhead s':>11} {'of stock':>9} {'cpu s':>7} {'driver MB':>10} "
         f"{'grown MB':>9} {'wall s':>7} {'drain s':>8}"
     )
     for trials in asked.trials:
-        for engine, name in ((sweep, ""), (silent, "silent_"), (stock, "stock_")):
+        for name, engine in engines.items():
             found[name].append(measured(engine, trials))
         for name, figures_of in found.items():
             one, base = figures_of[-1], found["stock_"][-1]
             print(
-                f"{trials:>7} {name.strip('_') or 'sweep':>7} {one['overhead_s']:>11.4f} "
+                f"{trials:>7} {name.strip('_') or 'sweep':>12} {one['overhead_s']:>11.4f} "
                 f"{one['overhead_s'] / base['overhead_s']:>9.2f} {one['cpu_s']:>7.4f} "
                 f"{one['driver_mb']:>10.0f} {one['grown_mb']:>9.0f} {one['wall_s']:>7.1f} "
                 f"{one.get('drain_s', 0.0):>8.1f}",

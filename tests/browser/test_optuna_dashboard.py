@@ -23,9 +23,8 @@ from autoprune.orchestration.session import SweepResult
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.tracking.optuna_watcher import OPTUNA_FILE
 from tests.programs import CHROMIUM, needs_chromium
-from tests.tiny import one_thread, request
+from tests.tiny import request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 WAIT_S = 60.0
 PICTURES = os.environ.get("AUTOPRUNE_TEST_PICTURES")
 COMMAND = "import sys; from optuna_dashboard._cli import main; sys.exit(main())"

@@ -15,9 +15,8 @@ from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.sweep import Budget
 from tests.runtimes import Refusing, Telling
-from tests.tiny import REPOSITORY, meter, one_thread, request
+from tests.tiny import REPOSITORY, meter, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 pytestmark = pytest.mark.slow  # workers that import torch on every node
 EXAMPLE = torch.ones(1, 8)
 

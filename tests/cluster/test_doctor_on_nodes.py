@@ -25,9 +25,8 @@ from autoprune.orchestration.executors import cluster
 from autoprune.orchestration.executors.resources import Demand
 from autoprune.orchestration.executors.tune import TuneExecutor
 from autoprune.orchestration.store import Store
-from tests.tiny import REPOSITORY, meter, one_thread
+from tests.tiny import REPOSITORY, meter
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 pytestmark = pytest.mark.slow  # workers that import torch on every node
 
 

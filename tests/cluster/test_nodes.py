@@ -23,9 +23,8 @@ from autoprune.orchestration.view import SweepView
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.faults import Sleepy
-from tests.tiny import REPOSITORY, one_thread, request
+from tests.tiny import REPOSITORY, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 pytestmark = pytest.mark.slow  # workers that import torch on every node
 
 

@@ -28,9 +28,8 @@ from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.faults import Sleepy
 from tests.servers import S3Server
-from tests.tiny import REPOSITORY, events, one_thread, request
+from tests.tiny import REPOSITORY, events, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 pytestmark = pytest.mark.slow  # workers that import torch on every node
 
 

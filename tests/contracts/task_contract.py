@@ -14,7 +14,6 @@ The suite trains for a few seconds, so give a small network and little data.
 
 import math
 import pickle
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -52,13 +51,6 @@ class TaskContract:
     @pytest.fixture
     def model(self) -> nn.Module:
         raise NotImplementedError("give a fixture `model`")
-
-    @pytest.fixture(autouse=True)
-    def one_thread(self) -> Iterator[None]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
 
     def test_metrics_have_names_of_their_own(self, task: Task) -> None:
         names = [metric.name for metric in task.metrics]

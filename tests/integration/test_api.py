@@ -2,7 +2,6 @@
 
 import copy
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ from tests.pruning_tasks import Blobs, small_net
 from tests.sweeps import make_sweep
 
 FAST = autoprune.FitPlan(epochs=1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def searched(output: Path, model: nn.Module, **changes: Any) -> autoprune.Front:

@@ -32,9 +32,7 @@ from autoprune.pruning.recover import FitPlan
 from autoprune.searchers import OptunaSearcher, RandomSearcher, UniformSearcher
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.contests import build_contest
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 WORDS = [
     *("experiment=digits_mlp", "recovery=none", "meter.max_s=0.1", "baseline.fit.epochs=1"),

@@ -36,9 +36,8 @@ from autoprune.pruning.surgery import prune
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.schema import EstimateConfig, SweepConfig
 from tests.sweeps import make_space
-from tests.tiny import WORDS, meter, one_thread, request
+from tests.tiny import WORDS, meter, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 WORDS = (*WORDS, "executor=inline", "tracking=none", "name=own", "meter.max_s=0.05", "checks=3")
 
 

@@ -24,9 +24,8 @@ from autoprune.orchestration.view import view_of
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.schema import ExplainConfig, SweepConfig
 from tests.sweeps import make_sweep
-from tests.tiny import WORDS, one_thread, request
+from tests.tiny import WORDS, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 WORDS = (*WORDS, "executor=inline", "tracking=none", "name=own", "meter.max_s=0.05")
 VIT = (
     *("model=vit", "model.width=32", "model.depth=3", "model.image_side=8", "data.side=8"),

@@ -16,9 +16,7 @@ from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.profiling import profile_network
 from autoprune.orchestration.request import GoalRequest, SpaceRequest
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import WORDS, one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import WORDS, request
 
 
 def test_every_group_is_measured_and_judged_alone_and_nothing_twice(tmp_path):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -123,8 +122,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
     (project / "conf" / "model" / "shop.yaml").write_text(OPTION)
     output = tmp_path_factory.mktemp("outputs")
     shutil.copy(mlflow_template, output / "mlflow.db")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     made = Shop(project, output)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
@@ -133,7 +130,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
         # promotions are asked for elsewhere: the user's module is found by the journal's paths
         patch.chdir(away)
         yield made
-    torch.set_num_threads(threads)
 
 
 def test_the_sweep_has_a_front_to_choose_from(shop: Shop) -> None:

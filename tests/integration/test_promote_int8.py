@@ -80,13 +80,10 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Made]:
     output, away = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("away")
     shutil.copy(mlflow_template, output / "mlflow.db")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
         patch.chdir(away)
         yield Made(output)
-    torch.set_num_threads(threads)
 
 
 def test_the_sweep_told_of_the_quantised_networks_and_exported_them(made: Made) -> None:

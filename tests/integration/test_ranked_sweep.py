@@ -12,9 +12,7 @@ from autoprune.orchestration.request import SpaceRequest
 from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.criteria import criterion_of
 from autoprune.searchers.named import searcher_named
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 CRITERIA = {name: criterion_of(name) for name in ("taylor", "activation")}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import torch
 
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
@@ -78,13 +77,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             path = folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "path", list(sys.path))
         yield folder
-    torch.set_num_threads(threads)
 
 
 def test_the_readme_has_what_the_tests_look_for() -> None:

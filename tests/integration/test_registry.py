@@ -56,11 +56,6 @@ for size in (1, 7):
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def make_network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(

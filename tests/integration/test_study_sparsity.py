@@ -11,13 +11,11 @@ import pytest
 from autoprune.cli import main
 from autoprune.settings.compose import compose_config, plain
 from autoprune.settings.schema import SparsityConfig, SweepConfig
-from tests.tiny import one_thread
 
 TINY = (
     *("model=mlp", "model.width=64", "model.image_side=8", "data.side=8", "name=tiny"),
     *("meter.max_s=0.05", "meter.gate=false", "executor=inline", "space.min_kept=0.05"),
 )
-quiet = pytest.fixture(autouse=True)(one_thread)
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from autoprune.orchestration.sweep import Budget
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests import examples_tasks
-from tests.tiny import meter, one_thread, ray_slots, request
+from tests.tiny import meter, ray_slots, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 pytestmark = pytest.mark.usefixtures("cluster")
 
 

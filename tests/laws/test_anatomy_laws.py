@@ -14,10 +14,8 @@ from autoprune.pruning.graph import trace
 from autoprune.pruning.masks import params_of
 from autoprune.pruning.surgery import prune
 from tests.random_networks import EXAMPLE, nets, random_net
-from tests.tiny import one_thread
 
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 def some(couplings, random):

@@ -16,7 +16,6 @@ from autoprune.pruning.cuts import width
 from autoprune.pruning.graph import Dependencies, trace
 from tests.criteria_tasks import Noise
 from tests.random_networks import EXAMPLE, random_net
-from tests.tiny import one_thread
 
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -30,9 +29,6 @@ nets = st.builds(
 )
 READ = sorted(set(CRITERIA) - {"random", "se_gate"})
 """Those that look at what there is to see in these networks."""
-
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 def traced(net: nn.Module) -> Dependencies:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,10 +27,8 @@ from tests.random_networks import (
     nets,
     token_nets,
 )
-from tests.tiny import one_thread
 
 law = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 @st.composite

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import chain, pairwise
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,9 +28,7 @@ from autoprune.pruning.schedule import SHAPES, Schedule
 from autoprune.pruning.surgery import Pruned, prune
 from tests.pruning_tasks import same
 from tests.random_networks import BATCH, EXAMPLE, Images, nets
-from tests.tiny import one_thread
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 schedules = st.builds(Schedule, st.integers(1, 12), st.sampled_from(sorted(SHAPES)), st.booleans())
 

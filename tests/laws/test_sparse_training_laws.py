@@ -29,9 +29,6 @@ from autoprune.pruning.sparsity.shrink import Shrinking
 from autoprune.pruning.sparsity.training import ZerosFirst
 from autoprune.pruning.surgery import prune
 from tests.random_networks import BATCH, EXAMPLE, nets
-from tests.tiny import one_thread
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 many = settings(max_examples=60, deadline=None)
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))

@@ -28,11 +28,9 @@ from autoprune.pruning.sparse_storage import values_and_metadata
 from autoprune.pruning.surgery import prune
 from autoprune.pruning.uniform_cut import cut_to
 from tests.random_networks import BATCH, EXAMPLE, nets
-from tests.tiny import one_thread
 
 law = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 shares = st.floats(0.0, 1.0)
-quiet = pytest.fixture(autouse=True)(one_thread)
 
 
 def size(model: nn.Module) -> int:

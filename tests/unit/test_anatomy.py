@@ -20,9 +20,7 @@ from autoprune.pruning.coupling import Coupling, Member
 from autoprune.pruning.cuts import Cut
 from autoprune.pruning.graph import trace
 from autoprune.pruning.separable import separable_macs
-from tests.tiny import one_thread
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 IMAGE = torch.zeros(1, 1, 8, 8)
 
 

@@ -22,9 +22,8 @@ from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.request import SweepRequest
 from autoprune.pruning.recover import FitPlan, fit
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import one_thread, request
+from tests.tiny import request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 MLP = {
     "_target_": "autoprune.models.mlp",
     "width": 16,

@@ -27,9 +27,7 @@ from autoprune.orchestration.comparison.networks import Network, of_program
 from autoprune.orchestration.comparison.pair import pair_of
 from autoprune.orchestration.comparison.records import Both, Comparison, Facts, Timed, Untimed
 from autoprune.orchestration.reports.comparison import ComparisonDrawing
-from tests.tiny import one_thread
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 X = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
 
 

@@ -17,9 +17,7 @@ from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.schedule import Schedule
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 PLAN, IDENTITY = FitPlan(epochs=4), {"network": 1}
 RECOVERIES = {"rewind": Recovery(FitPlan(epochs=1), schedule=Schedule(rewind=True))}

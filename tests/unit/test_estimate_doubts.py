@@ -22,9 +22,8 @@ from autoprune.orchestration.understanding.doubts import (
     ratio_doubts,
 )
 from tests.pruning_tasks import Blobs
-from tests.tiny import one_thread, request
+from tests.tiny import request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 SPEED = Speedup(1.0, 0.9, 1.1, 1.0, 1.0, 10, "eager", "cpu", 0.1)
 GROUPS = (Group("a", "channels", 10), Group("b", "channels", 10))
 

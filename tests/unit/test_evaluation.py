@@ -43,9 +43,8 @@ from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.tasks.protocol import Inputs
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import meter, one_thread, request
+from tests.tiny import meter, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 PLAN = FitPlan(epochs=3)
 
 
@@ -396,12 +395,14 @@ def test_a_constraint_on_quality_waits_for_recovery(trial, context):
 
 def test_a_trial_leaves_the_baseline_and_the_threads_as_they_are(trial, context):
     before = {k: v.clone() for k, v in context.model.state_dict().items()}
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     steps = trial_steps(trial, replace(context, threads=1))
     next(steps)
     assert torch.get_num_threads() == 1
     steps.close()
     assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     run_trial(trial, context)
     after = context.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -20,9 +20,8 @@ from autoprune.orchestration.launch import Tracking, launch
 from autoprune.orchestration.onnx_files import ONNX_FILE
 from autoprune.orchestration.promotion.promote import FinishedSweep, exported
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import one_thread, request
+from tests.tiny import request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 TASK = Blobs()
 
 

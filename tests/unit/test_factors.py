@@ -27,9 +27,7 @@ from autoprune.pruning.surgery import prune
 from autoprune.tasks.protocol import Inputs
 from tests.pruning_tasks import Blobs
 from tests.random_networks import BATCH, nets
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 TASK = Blobs()
 law = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))

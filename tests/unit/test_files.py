@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from autoprune.domain.trial import Cause, Failure, Measurement, Observation, Stage, Trial
 from autoprune.orchestration.folders import trial_folder
 from autoprune.orchestration.launch import Listeners, Tracking, launch
@@ -13,9 +11,7 @@ from autoprune.orchestration.reports.files import PARETO_HTML, PARETO_JSON, Repo
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.view import SweepView
 from tests.sweeps import make_goal, make_space, make_sweep
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 
 def test_a_report_that_cannot_be_written_is_kept_as_a_fault_until_it_can(tmp_path: Path) -> None:

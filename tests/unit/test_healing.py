@@ -28,9 +28,7 @@ from autoprune.pruning.reconstruct import Reconstruction, reconstruct
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.surgery import prune
 from tests.pruning_tasks import Blobs, OwnFit, same, small_net
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 TASK = Blobs()
 PLAN, IDLE = FitPlan(epochs=3), FitPlan(epochs=0)

@@ -29,9 +29,8 @@ from autoprune.pruning.recover import FitPlan, fit
 from autoprune.tasks.protocol import forward, heard_inputs
 from tests.contracts.test_runtime import DoublePrecision
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import meter, one_thread
+from tests.tiny import meter
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 TASK = Blobs()
 
 

@@ -37,9 +37,8 @@ from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from autoprune.searchers.named import searcher_named
 from tests.pruning_tasks import Blobs, small_net
-from tests.tiny import meter, one_thread, request
+from tests.tiny import meter, request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 TASK = Blobs()
 BOTH = ("fp32", "int8")
 RECOVERIES = {"finetune": Recovery(FitPlan(epochs=3)), "none": Recovery(FitPlan(epochs=0))}

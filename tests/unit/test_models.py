@@ -1,7 +1,7 @@
 """The built-in networks: shapes, refusals, and whether every tool of the path can follow them."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import onnxruntime
@@ -29,14 +29,6 @@ def small(request: pytest.FixtureRequest) -> nn.Module:
     build, arguments = SMALL[request.param]
     torch.manual_seed(0)
     return build(in_channels=1, num_classes=7, **arguments).eval()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ from autoprune.orchestration.store import Store
 from autoprune.orchestration.sweep import Budget
 from autoprune.orchestration.trouble import SweepStoppedError
 from tests.faulty_files import failing
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 
 @pytest.fixture

@@ -26,9 +26,8 @@ from autoprune.orchestration.view import SweepView
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
 from tests.sweeps import make_goal, make_space, make_sweep
-from tests.tiny import one_thread, request
+from tests.tiny import request
 
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 VIEW = make_sweep(16, goal=make_goal(min_speedup=1.5))
 
 

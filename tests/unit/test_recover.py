@@ -14,12 +14,8 @@ from autoprune.pruning.accuracy import evaluate
 from autoprune.pruning.recalibrate import recalibrate
 from autoprune.pruning.recover import FitPlan, FitState, fit
 from tests.pruning_tasks import Blobs, Unsized, same, small_net
-from tests.tiny import one_thread
 
 TASK = Blobs()
-
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
 
 
 class Guard:

@@ -33,9 +33,7 @@ from autoprune.pruning.reconstruct import Reconstruction
 from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.schedule import Schedule
 from tests.pruning_tasks import Blobs, same, small_net
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 PLAN, IDLE = FitPlan(epochs=5), FitPlan(epochs=0)
 TWICE = Schedule(2, "geometric")

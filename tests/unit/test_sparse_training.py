@@ -42,9 +42,7 @@ from autoprune.pruning.sparsity.training import train_sparsely
 from autoprune.settings.compose import completed, compose_config, plain
 from autoprune.settings.parts import recoveries_of
 from tests.pruning_tasks import Blobs, OwnFit, Unsized, same, small_net
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 TASK = Blobs()
 PLAN = FitPlan(epochs=2)

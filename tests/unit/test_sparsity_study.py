@@ -38,9 +38,7 @@ from autoprune.pruning.recover import FitPlan
 from autoprune.pruning.sparse_layers import CsrMatrix
 from autoprune.pruning.sparse_storage import Size
 from autoprune.tasks.protocol import Inputs
-from tests.tiny import meter, one_thread, request
-
-quiet = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import meter, request
 
 
 @dataclass(frozen=True)

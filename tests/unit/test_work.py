@@ -6,17 +6,13 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from autoprune.domain.trial import Cause, Failure, Observation, Outcome, Trial
 from autoprune.orchestration.preparation import prepare
 from autoprune.orchestration.storage import InFolder
 from autoprune.orchestration.work import work
 from autoprune.pruning.healing import Recovery
 from autoprune.pruning.recover import FitPlan
-from tests.tiny import one_thread, request
-
-_one_thread = pytest.fixture(autouse=True)(one_thread)
+from tests.tiny import request
 
 
 @contextmanager
