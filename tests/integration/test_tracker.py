@@ -19,7 +19,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from autoprune.domain.errors import AutopruneError
 from autoprune.domain.trial import Failure, Stage
-from autoprune.orchestration.history import History
+from autoprune.orchestration.history import History, state_of
 from autoprune.orchestration.tracking import connection
 from autoprune.orchestration.tracking.provenance import Provenance, gather
 from autoprune.orchestration.tracking.tracker import MlflowTracker, Patience
@@ -72,6 +72,7 @@ def assert_complete(uri: str, view: SweepView) -> None:
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.tags["pareto"] == str(observation.trial.number in view.front).lower()
         assert child.data.tags["host"] == observation.host
+        assert child.data.tags["state"] == state_of(observation)
         assert child.data.params["spec"] == observation.trial.spec.digest
     history = MlflowClient(tracking_uri=uri).get_metric_history(parent.info.run_id, "hypervolume")
     assert {m.step for m in history} >= set(range(1, len(view.observations) + 1))
@@ -292,6 +293,23 @@ def test_a_child_that_was_made_twice_is_one_in_the_end(sqlite_uri: str, resumed:
         tracker = MlflowTracker(sqlite_uri, patience=EAGER)
         tracker.on_start(prefix(view, 2))
     drive(tracker, view, first=2)
+    tracker.on_finish(view, complete=True)
+    assert_complete(sqlite_uri, view)
+
+
+def test_a_tag_that_a_server_wrote_late_is_put_right_in_the_end(sqlite_uri: str) -> None:
+    """A server that hung carries out the older request after the newer one."""
+    view = make_sweep(4)
+    tracker = MlflowTracker(sqlite_uri, patience=EAGER)
+    tracker.on_start(prefix(view, 0))
+    drive(tracker, view)
+    while tracker.behind:
+        time.sleep(0.05)
+    client = MlflowClient(tracking_uri=sqlite_uri)
+    for run in runs_of(sqlite_uri, view.sweep_id, "trial"):
+        other = {"true": "false", "false": "true"}[run.data.tags["pareto"]]
+        client.set_tag(run.info.run_id, "pareto", other)
+        client.set_tag(run.info.run_id, "state", "paused on rung 0")
     tracker.on_finish(view, complete=True)
     assert_complete(sqlite_uri, view)
 

@@ -200,14 +200,22 @@ class SweepRuns:
         note = note_markdown(view, view.command("promote"))
         self.client.set_tag(self.parent, "mlflow.note.content", note[:NOTE_LENGTH])
 
-    def drop_doubles(self) -> None:
-        """Delete children of trials that have another one.
+    def settle(self, view: SweepView) -> None:
+        """Have one child a trial, whose tags are those of `view`.
 
-        A server that hung carries out what it was asked before, also where that was asked again.
+        A server that hung carries out what it was asked before: also where it was asked again,
+        which makes a child twice, or was told something newer since.
         """
+        ended = {o.trial.number: o for o in view.observations if o.trial.number in self._written}
         for run in self._find("trial"):
-            if self.children.get(int(run.data.tags[TRIAL])) not in (None, run.info.run_id):
-                self.client.delete_run(run.info.run_id)
+            number, run_id = int(run.data.tags[TRIAL]), str(run.info.run_id)
+            if self.children.get(number) not in (None, run_id):
+                self.client.delete_run(run_id)
+            elif number in ended:
+                tags = self._told(ended[number], view).tags
+                other = {k: v for k, v in tags.items() if run.data.tags.get(k) != v}
+                if other:
+                    log_entries(self.client, run_id, Entries(tags=other))
 
     def close(self, status: str) -> None:
         """End the parent, and those children whose trial was given up."""

@@ -131,8 +131,7 @@ class MlflowTracker:
         writer.again()
         # trials that climb a ladder change them without a further trial, which is their step
         writer.put("the last sweep metrics", lambda: runs.live([(view, at_ms)]))
-        writer.put("the front's tags", lambda: runs.retag(view))
-        writer.put("what stands twice", runs.drop_doubles)
+        writer.put("the trials' tags", lambda: runs.settle(view))
         writer.put("the last reports", lambda: runs.reports(view))
         writer.put("the sweep's end", lambda: runs.close(status))
         lost = writer.close(self._patience.drain_s)
