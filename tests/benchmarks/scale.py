@@ -124,7 +124,13 @@ def stock(trials: int, folder: Path, *, trial: type[StockTrial] = StockTrial) ->
             ends.append(time.perf_counter())
 
     space = {axis.group.name: tune.choice(list(axis.widths)) for axis in problem.space.axes}
-    ray.init(address="local", num_cpus=SLOTS, include_dashboard=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=SLOTS,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
     before_mb, start, cpu_s = memory_mb(), time.perf_counter(), time.process_time()
     tuner = tune.Tuner(
         trial,
