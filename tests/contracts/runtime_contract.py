@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune.measurement.difference import arrays_of, relative_difference
 from autoprune.measurement.runtimes import Reloads, Runtime
+from autoprune.measurement.runtimes.protocol import torch_threads
 from autoprune.tasks.protocol import Inputs, forward
 
 
@@ -120,9 +121,9 @@ class RuntimeContract:
         np.testing.assert_array_equal(arrays_of(infer())[0], first[0])
 
     def test_threads_and_gradients_are_given_back(self, runtime):
-        before = torch.get_num_threads()
-        runtime.prepare(network(), torch.randn(1, 3, 8, 8))()
-        assert torch.get_num_threads() == before
+        with torch_threads(2):
+            runtime.prepare(network(), torch.randn(1, 3, 8, 8))()
+            assert torch.get_num_threads() == 2
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
 
