@@ -1,5 +1,7 @@
 import logging
+import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -206,6 +208,35 @@ def test_a_network_that_openvino_cannot_run_says_which_operator():
         OpenVinoRuntime().prepare(Doubled(), torch.ones(1, 3))
     assert caught.value.cause is Cause.RUNTIME
     assert (root.level, root.handlers, root.filters) == before, "its converter changes them"
+
+
+@pytest.mark.parametrize("end", ["in another order", "in another thread"])
+def test_a_signal_after_openvinos_programs_have_ended(end):
+    """A crash would take the process of the tests with it."""
+    code = f"""
+        import signal, threading, torch
+        from torch import nn
+        from autoprune.measurement.runtimes import OpenVinoRuntime
+
+        heard, programs = [], []
+        signal.signal(signal.SIGINT, lambda *_: heard.append("heard"))
+        for _ in range(2):
+            programs.append(OpenVinoRuntime().prepare(nn.Linear(3, 7), torch.ones(1, 3)))
+        if {end!r} == "in another thread":
+            ends = threading.Thread(target=programs.clear)
+            ends.start()
+            ends.join()
+        else:
+            programs.pop(0)
+            programs.pop(0)
+        signal.raise_signal(signal.SIGINT)
+        print(*heard)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-500:]}"
+    assert done.stdout.split()[-1] == "heard"
 
 
 @pytest.mark.parametrize("engine", ["compile", "aot"])

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -83,7 +84,7 @@ class OpenVinoRuntime:
             with silence():
                 converted = openvino.convert_model(program)
             return _Program(
-                lambda: openvino.Core().compile_model(converted, "CPU", settings),
+                lambda: _core().compile_model(converted, "CPU", settings),
                 _in_order(program, example),
             )
         except Exception as error:  # whatever the front end or the plugin raises
@@ -109,6 +110,17 @@ class _Program:
         with silence():
             compiled = self._compile()
         self._request, self._outputs = compiled.create_infer_request(), len(compiled.outputs)
+
+
+@cache
+def _core() -> Any:
+    """The process's one core, which lives as long as it does.
+
+    Each core's CPU plugin gives the thread that makes it a stack for signals, and takes that stack
+    away with itself: where programs of two cores ended in another order than LIFO, or in another
+    thread, the next Ctrl-C was a segmentation fault (OpenVINO 2026.4, `SigAltStackSetup`).
+    """
+    return _openvino().Core()
 
 
 def _in_order(program: torch.export.ExportedProgram, example: Inputs) -> list[NDArray[Any]]:
