@@ -12,7 +12,7 @@ demo: $(STAMP)  ## a whole sweep on this machine: about five minutes
 	$(BIN)/autoprune sweep experiment=digits_vgg
 
 test: $(STAMP)  ## every test that takes seconds: about twelve minutes on two cores
-	$(PYTEST) -n $(PROCESSES) --dist loadfile -m "not slow and not gpu and not chaos"
+	$(PYTEST) -n $(PROCESSES) --dist loadfile --max-worker-restart 0 -m "not slow and not gpu and not chaos"
 
 test-slow: $(STAMP)  ## the tests that take longer
 	$(PYTEST) -m "slow"
