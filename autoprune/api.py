@@ -46,7 +46,7 @@ from autoprune.pruning.recover import FitPlan, fit
 from autoprune.pruning.schedule import Schedule
 from autoprune.pruning.sparsity.plan import Sparsity
 from autoprune.searchers.named import AnyFactory, searcher_named
-from autoprune.settings.arguments import SIZES, TRUTH, check_arguments
+from autoprune.settings.arguments import SIZES, TRUTH, a, check_arguments
 from autoprune.settings.build import CUDA_STEP, default_uri
 from autoprune.settings.given import RUNTIMES, Given, given_meters, given_pair, runtime_named
 from autoprune.settings.options import DEFAULTS, RULES, Options
@@ -183,6 +183,9 @@ def train(model: nn.Module, task: Task, plan: FitPlan, *, seed: int = 0) -> list
 
     For a network that has no weights yet: what `search` prunes should be trained out.
     """
+    given = {"model": model, "task": task, "plan": plan, "seed": seed}
+    rules = {name: RULES[name] for name in ("model", "task", "seed")}
+    check_arguments(given, {**rules, "plan": (a(FitPlan), "an autoprune.FitPlan")})
     main = task.metrics[0].name
     return [evaluate(model, task, "val")[main] for _ in fit(model, task, plan, seed=seed)]
 

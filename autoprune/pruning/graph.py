@@ -7,7 +7,7 @@ import copy
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,7 +119,7 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
         modules = dict(work.named_modules())
         relations = by_heads(relations, modules) + heads_of_pytorch(modules)
         relations += blocks_in(work, inputs)
-    relations = [relation for relation in relations if _place(relation.name) in position]
+    relations = [relation for relation in relations if _place(relation.name, position) in position]
     couplings, refused = sort_relations(relations, modules)
     more, unjoined = sort_relations(joined(couplings, modules, order), modules)
     couplings, refused = couplings + more, refused + unjoined
@@ -134,14 +134,14 @@ def _trace(model: nn.Module, example: Inputs) -> Dependencies:
             "convolutions or linear layers before the one that makes its output"
         )
     return Dependencies(
-        tuple(sorted(couplings, key=lambda c: position[_place(c.group.name)])),
-        tuple(sorted(refused, key=lambda r: position[_place(r.name)])),
+        tuple(sorted(couplings, key=lambda c: position[_place(c.group.name, position)])),
+        tuple(sorted(refused, key=lambda r: position[_place(r.name, position)])),
     )
 
 
-def _place(name: str) -> str:
-    """The module that a group is named after; what follows a colon says what of it."""
-    return name.partition(":")[0]
+def _place(name: str, modules: Container[str]) -> str:
+    """The module that a group is named after; what follows a last colon says what of it."""
+    return name if name in modules else name.rpartition(":")[0]
 
 
 def forward_order(model: nn.Module, inputs: Inputs) -> list[str]:

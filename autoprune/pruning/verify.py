@@ -56,6 +56,7 @@ class Verifier:
                 continue
             if outputs and all(output.isfinite().all() for output in outputs):
                 self._tolerance = TOLERANCE.get(outputs[0].dtype, 1e-2)
+                self._trains = self._fault_in_training(copy.deepcopy(self._model)) is None
                 return
         raise ValueError("no output of the network is finite for the example input")
 
@@ -64,7 +65,8 @@ class Verifier:
 
         Some of every group's units are removed, then the others, so that each goes once. Every
         group loses another share: a network that divides one width by another may run where both
-        have halved, and on nothing else.
+        have halved, and on nothing else. A network that runs in training mode on two samples must
+        do so without the units, too: it may have layers there that the example never reaches.
         """
         rng = np.random.default_rng(0)
         first = {c.group.name: _some(c, rng) for c in couplings}
@@ -91,6 +93,22 @@ class Verifier:
                 "its units cannot be told apart in the rest of the network "
                 "(a reshape, a split, or a normalisation over channels in the network's own code)"
             )
+        if self._trains and (fault := self._fault_in_training(pruned)) is not None:
+            return (
+                "a layer that runs in training or on several samples alone does not run without "
+                f"some of its units ({fault})"
+            )
+        return None
+
+    def _fault_in_training(self, model: nn.Module) -> str | None:
+        """Why a network, whose mode and running statistics this changes, does not run there."""
+        model.train()
+        try:
+            two = map_inputs(lambda x: torch.cat([x, x]), self._inputs)
+            with own_rng(0, self._device), torch.no_grad():
+                forward(model, two)
+        except Exception as error:
+            return first_line(error, 160)
         return None
 
     def _close(self, found: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -350,6 +350,14 @@ def test_what_cannot_be_searched_is_refused_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_trained_is_refused_with_every_fault() -> None:
+    message = (
+        "task is None; give a task (.|\n)*seed is -1; .*(.|\n)*plan is 3; give an autoprune.FitPl"
+    )
+    with pytest.raises(AutopruneError, match=message):
+        autoprune.train(nn.Linear(2, 2), None, 3, seed=-1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("make", "faults"),
     [

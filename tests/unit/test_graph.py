@@ -137,6 +137,40 @@ def test_a_hard_coded_reshape_is_refused():
     assert "does not run without some of its units" in refusals(found)["0.a"]
 
 
+@pytest.mark.parametrize("elsewhere", ["in training", "on several samples"])
+def test_what_a_layer_reads_that_the_example_never_reaches_is_refused(elsewhere):
+    def forward(m, x):
+        first = F.relu(m.a(x))
+        reached = m.aux.training if elsewhere == "in training" else len(x) > 1
+        second = m.b(first) + m.aux(first) if reached else m.b(first)
+        return m.head(F.relu(m.c(F.relu(second))).mean((2, 3)))
+
+    net = Call(
+        forward,
+        a=nn.Conv2d(3, 8, 3, padding=1),
+        b=nn.Conv2d(8, 6, 3, padding=1),
+        aux=nn.Conv2d(8, 6, 1),
+        c=nn.Conv2d(6, 5, 1),
+        head=nn.Linear(5, 4),
+    )
+    found = trace(net, IMAGE)
+    assert [group.name for group in found.groups] == ["c"]
+    for name in ("a", "b"):
+        assert "runs in training or on several samples alone" in refusals(found)[name]
+    pruned = prune(net, IMAGE, PruningSpec.of({"c": 2})).model.train()
+    assert pruned(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_names_with_a_colon_are_names_like_others():
+    net = nn.Sequential()
+    net.add_module("a:b", nn.Conv2d(3, 8, 8))
+    net.add_module("flat", nn.Flatten())
+    net.add_module(":", nn.Linear(8, 4))
+    found = trace(net, IMAGE)
+    assert [group.name for group in found.groups] == ["a:b"]
+    assert list(refusals(found)) == [":"]
+
+
 def test_groups_that_cannot_go_together_are_each_refused_once():
     def narrow(m, x):
         a, b = F.relu(m.a(x)), F.relu(m.b(x))
