@@ -86,10 +86,13 @@ def trace(model: nn.Module, example: Inputs, *, time_limit_s: float = 60.0) -> D
     try:
         return run_limited(lambda: _trace(model, example), seconds=time_limit_s)
     except TimeLimitError:
+        recurrent = [name for name, m in model.named_modules() if isinstance(m, nn.RNNBase)]
+        remedy = "prune a smaller part of the network"
+        if recurrent:
+            remedy = f"give a shorter example, over whose steps layers {recurrent} are unrolled"
         raise GraphError(
             f"the dependency graph of {type(model).__name__} was not built within "
-            f"{time_limit_s:g} s; raise the time limit (space.graph_limit_s) or "
-            "prune a smaller part of the network"
+            f"{time_limit_s:g} s; raise the time limit (space.graph_limit_s) or {remedy}"
         ) from None
 
 

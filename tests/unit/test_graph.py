@@ -300,6 +300,8 @@ def test_a_graph_that_takes_too_long_is_given_up():
 
     with pytest.raises(GraphError, match=r"was not built within 0\.2 s; raise the time limit"):
         trace(Call(slow, a=nn.Linear(2, 2)), torch.zeros(1, 2), time_limit_s=0.2)
+    with pytest.raises(GraphError, match=r"over whose steps layers \['rnn'\] are unrolled"):
+        trace(Call(slow, rnn=nn.GRU(2, 2)), torch.zeros(1, 2), time_limit_s=0.2)
     assert len(trace(chain(), IMAGE).groups) == 2
 
 
