@@ -13,11 +13,12 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -47,8 +48,10 @@ LEFT_OUT = {
     "lamp": "within one group it ranks units as l2 does",
 }
 EPOCHS, ROUNDS = 8, 4
-USUAL = ("l1", "finetune")
-"""The criterion and the healing that the others are compared with: the defaults."""
+USUAL = {"criterion": "l1", "healing": "finetune"}
+"""What the others are compared with: the defaults."""
+UNTRAINED = ("none", "reconstruct")
+"""Criteria are compared by what is left of them after training."""
 SMALL = ("model.depth=8", "model.width=8", "baseline.fit.epochs=2")
 
 
@@ -96,11 +99,13 @@ class Mean(NamedTuple):
     def text(self, digits: int, *, sign: str = "") -> str:
         """For a table."""
         half = "" if self.half is None else f" ± {self.half:.{digits}f}"
-        return f"{self.value:{sign}.{digits}f}{half}"
+        return f"{self.value:{sign}z.{digits}f}{half}"
 
 
 def healings(epochs: int) -> dict[str, Recovery]:
-    """Those that are compared."""
+    """Those that are compared. `longer_finetune` trains for about as long as it takes to fit by
+    least squares and to train.
+    """
     idle, plan = FitPlan(epochs=0), FitPlan(epochs=epochs)
     fitted, taught = Reconstruction(), Distillation()
     found = (
@@ -112,7 +117,8 @@ def healings(epochs: int) -> dict[str, Recovery]:
         Recovery(plan, distillation=taught),
         Recovery(plan, reconstruction=fitted, distillation=taught),
     )
-    return {recovery.name: recovery for recovery in found}
+    longer = Recovery(FitPlan(epochs=epochs * 3 // 2))
+    return {recovery.name: recovery for recovery in found} | {"longer_finetune": longer}
 
 
 def asked(experiment: str, seed: int, folder: str, *, quick: bool) -> SweepRequest:
@@ -127,11 +133,12 @@ def train(experiment: str, seed: int, folder: str, quick: bool) -> None:
     load_baseline(asked(experiment, seed, folder, quick=quick))
 
 
-def runs(part: Part, folder: str, quick: bool) -> list[Run]:
-    """All ratios and healings of one part."""
+def runs(part: Part, ways: Collection[str], folder: str, quick: bool) -> list[Run]:
+    """All ratios of one part, healed in these ways."""
     torch.set_num_threads(1)
     wanted = asked(part.experiment, part.seed, folder, quick=quick)
-    return list(_runs(part, wanted, healings(2 if quick else EPOCHS)))
+    recoveries = healings(2 if quick else EPOCHS)
+    return list(_runs(part, wanted, {name: recoveries[name] for name in ways}))
 
 
 def _runs(part: Part, wanted: SweepRequest, recoveries: Mapping[str, Recovery]) -> Iterator[Run]:
@@ -178,7 +185,8 @@ def markdown(found: Sequence[Run]) -> str:
             cells = "".join(f" {_cell(own, *kind, ratio).text(3)} |" for ratio in RATIOS)
             lines.append(f"| {' | '.join(kind)} |{cells}")
         lines.append("")
-    return "\n".join([*lines, *_against_usual(found)])
+    trained = [run for run in found if run.healing not in UNTRAINED]
+    return "\n".join([*lines, *_instead(trained, "criterion"), "", *_instead(found, "healing")])
 
 
 def _cell(found: Iterable[Run], criterion: str, healing: str, ratio: float) -> Mean:
@@ -186,30 +194,33 @@ def _cell(found: Iterable[Run], criterion: str, healing: str, ratio: float) -> M
     return Mean.of([r.accuracy for r in found if (r.criterion, r.healing, r.ratio) == wanted])
 
 
-def _against_usual(found: Sequence[Run]) -> Iterator[str]:
-    """Every criterion with the usual healing, and every healing with the usual criterion, less the
-    usual pair: points of accuracy, over all networks, seeds and ratios, each pair alike but in
-    that. Seconds are a core's for one run.
+def _instead(found: Sequence[Run], field: Literal["criterion", "healing"]) -> Iterator[str]:
+    """Every criterion, or healing, less the usual one, in points of accuracy: pairs that are alike
+    in all else, the mean of a seed's, and its interval over seeds. Seconds are a core's for one
+    run, with all that the criterion is combined with.
     """
-    criterion, healing = USUAL
-    kinds = [
-        *dict.fromkeys((run.criterion, healing) for run in found if run.criterion != criterion),
-        *dict.fromkeys((criterion, run.healing) for run in found if run.healing != healing),
-    ]
+    usual = USUAL[field]
+    columns = dict.fromkeys((run.experiment, run.ratio) for run in found)
     by_kind = {(run.part, run.healing, run.ratio): run for run in found}
-    yield f"| instead of {criterion}, {healing} | points | worst | seconds |"
-    yield "| --- | --- | --- | --- |"
-    for name, way in kinds:
-        pairs = [
-            (run, by_kind[run.part._replace(criterion=criterion), healing, run.ratio])
-            for run in found
-            if (run.criterion, run.healing) == (name, way)
-        ]
-        points = [100 * (run.accuracy - usual.accuracy) for run, usual in pairs]
-        seconds = np.mean([run.seconds for run, _ in pairs])
-        changed = name if way == healing else way
-        mean = Mean.of(points).text(2, sign="+")
-        yield f"| {changed} | {mean} | {min(points):+.2f} | {seconds:.1f} |"
+    yield "".join([f"| instead of {usual} |", *(f" {e}, {r:g} |" for e, r in columns), " s |"])
+    yield f"| --- |{' --- |' * len(columns)} --- |"
+    for name in dict.fromkeys(getattr(run, field) for run in found):
+        if name == usual:
+            continue
+        own = [run for run in found if getattr(run, field) == name]
+        cells = []
+        for column in columns:
+            points = defaultdict(list)
+            for run in own:
+                if (run.experiment, run.ratio) == column:
+                    pair = replace(run, **{field: usual})
+                    pair = by_kind[pair.part, pair.healing, pair.ratio]
+                    points[run.seed].append(100 * (run.accuracy - pair.accuracy))
+            cells.append(Mean.of([float(np.mean(of_seed)) for of_seed in points.values()]))
+        seconds = np.mean([run.seconds for run in own])
+        yield "".join(
+            [f"| {name} |", *(f" {c.text(1, sign='+')} |" for c in cells), f" {seconds:.1f} |"]
+        )
 
 
 def figure(found: Sequence[Run]) -> go.Figure:
@@ -252,7 +263,9 @@ def figure(found: Sequence[Run]) -> go.Figure:
     return page
 
 
-COLOURS = ("#999999", "#e69f00", "#0072b2", "#56b4e9", "#cc79a7", "#d55e00", "#009e73")
+COLOURS = (
+    *("#999999", "#e69f00", "#0072b2", "#56b4e9", "#cc79a7", "#d55e00", "#009e73", "#000000"),
+)
 """Okabe and Ito's, told apart by everyone; one a healing."""
 
 
@@ -279,7 +292,9 @@ def main() -> None:
         for seed in range(1 if arguments.quick else arguments.seeds)
         for criterion in arguments.criteria
     ]
-    missing = [part for part in parts if part not in {run.part for run in found}]
+    done = {(run.part, run.healing) for run in found}
+    ways = {part: [n for n in healings(EPOCHS) if (part, n) not in done] for part in parts}
+    missing = {part: names for part, names in ways.items() if names}
     spawned = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -288,10 +303,11 @@ def main() -> None:
         networks = dict.fromkeys((part.experiment, part.seed) for part in missing)
         for network in [pool.submit(train, *name, folder, arguments.quick) for name in networks]:
             network.result()
-        for done in as_completed(
-            pool.submit(runs, part, folder, arguments.quick) for part in missing
+        for ended in as_completed(
+            pool.submit(runs, part, names, folder, arguments.quick)
+            for part, names in missing.items()
         ):
-            found += done.result()
+            found += ended.result()
             print(f"{found[-1].part} done", flush=True)
             if arguments.json is not None:
                 arguments.json.write_text(json.dumps([asdict(run) for run in found], indent=1))
