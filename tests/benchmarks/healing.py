@@ -196,31 +196,34 @@ def _cell(found: Iterable[Run], criterion: str, healing: str, ratio: float) -> M
 
 def _instead(found: Sequence[Run], field: Literal["criterion", "healing"]) -> Iterator[str]:
     """Every criterion, or healing, less the usual one, in points of accuracy: pairs that are alike
-    in all else, the mean of a seed's, and its interval over seeds. Seconds are a core's for one
-    run, with all that the criterion is combined with.
+    in all else, the mean of a seed's, and its interval over seeds. The usual one comes first, with
+    its mean accuracy. Seconds are a core's for one run. Nothing where the usual one was left out.
     """
     usual = USUAL[field]
+    names = dict.fromkeys(getattr(run, field) for run in found)
+    if usual not in names:  # as where --criteria leaves it out
+        return
     columns = dict.fromkeys((run.experiment, run.ratio) for run in found)
     by_kind = {(run.part, run.healing, run.ratio): run for run in found}
     yield "".join([f"| instead of {usual} |", *(f" {e}, {r:g} |" for e, r in columns), " s |"])
     yield f"| --- |{' --- |' * len(columns)} --- |"
-    for name in dict.fromkeys(getattr(run, field) for run in found):
-        if name == usual:
-            continue
+    for name in [usual, *(name for name in names if name != usual)]:
         own = [run for run in found if getattr(run, field) == name]
         cells = []
         for column in columns:
+            here = [run for run in own if (run.experiment, run.ratio) == column]
+            if name == usual:
+                cells.append(f"{np.mean([run.accuracy for run in here]):.3f}")
+                continue
             points = defaultdict(list)
-            for run in own:
-                if (run.experiment, run.ratio) == column:
-                    pair = replace(run, **{field: usual})
-                    pair = by_kind[pair.part, pair.healing, pair.ratio]
-                    points[run.seed].append(100 * (run.accuracy - pair.accuracy))
-            cells.append(Mean.of([float(np.mean(of_seed)) for of_seed in points.values()]))
+            for run in here:
+                pair = replace(run, **{field: usual})
+                pair = by_kind[pair.part, pair.healing, pair.ratio]
+                points[run.seed].append(100 * (run.accuracy - pair.accuracy))
+            means = [float(np.mean(of_seed)) for of_seed in points.values()]
+            cells.append(Mean.of(means).text(1, sign="+"))
         seconds = np.mean([run.seconds for run in own])
-        yield "".join(
-            [f"| {name} |", *(f" {c.text(1, sign='+')} |" for c in cells), f" {seconds:.1f} |"]
-        )
+        yield f"| {' | '.join([name, *cells])} | {seconds:.1f} |"
 
 
 def figure(found: Sequence[Run]) -> go.Figure:
