@@ -3,7 +3,7 @@
 Two networks and their data, trained once a seed, cut by each criterion to equal shares of every
 group, healed in each way, and judged on val. The parts are run in as many processes as there are
 cores and their runs kept in ``--json FILE``; the same command with the same file goes on where it
-was broken off. ``--html FILE`` draws them all. ``--quick`` is a run of two minutes on smaller
+was broken off. ``--html FILE`` draws them all. ``--quick`` is a run of three minutes on smaller
 networks, to see that it works; its figures mean nothing.
 """
 
